@@ -1,0 +1,40 @@
+"""What a source of data is, and how to add one.
+
+Add a source: one file `data/sources/NAME.py` with
+    class Config(Block)                       where the corpus lies and what of it is wanted; imports no torch
+    candidates(config) -> Iterable[Candidate] the utterances, listed without decoding any audio, in a stable order
+    render(config, candidate, folder) -> Path only for sources that make their audio (runs in worker processes)
+Preparation (`data/prepare.py`) decodes, judges and measures each candidate in parallel and publishes a manifest.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from auricle.core.frame import Block
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One utterance as the corpus lists it. `audio` is None where the source renders it."""
+
+    id: str
+    text: str
+    audio: Path | None = None
+    start: float | None = None
+    """Seconds into the file; None is its start."""
+    stop: float | None = None
+    speaker: str = ""
+    language: str = ""
+    split: str = "train"
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Further columns (prompt …); a rendering source keeps its parameters here."""
+
+
+class Source(Protocol):
+    """What a module of this room offers."""
+
+    Config: type[Block]
+
+    def candidates(self, config: Block) -> Iterable[Candidate]: ...

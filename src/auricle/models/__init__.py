@@ -1,0 +1,28 @@
+"""What a model is, and how to add one.
+
+Add a model: make `models/NAME/` with
+    config.py   `class Config(Block)`, importable without torch, and
+    model.py    `build(config: Config, vocabulary: int) -> Model`.
+Then `model: {kind: NAME}` in YAML finds it, and tests/contracts/test_models.py walks it: components cover all
+parameters, output lengths are the real ones, padding changes nothing, saving and loading is the identity.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Model(Protocol):
+    """An `nn.Module` that tells its parts and its lengths."""
+
+    frontend: nn.Module
+    """(T,) samples at `frontend.sample_rate` → (F, M) features; runs in the loader's workers, one utterance at a time."""
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """The named parts that a stage may train; together they hold every parameter."""
+        ...
+
+    def output_lengths(self, samples: Tensor) -> Tensor:
+        """(…) audio samples → (…) encoder frames, exactly what `forward` returns for that much audio."""
+        ...
