@@ -1,0 +1,1 @@
+"""Measured comparisons: `python -m benchmarks NAME …` measures and rewrites docs/benchmarks.md."""
