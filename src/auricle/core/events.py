@@ -67,7 +67,7 @@ class EventLog:
         self.path, self.run, self.rank, self.segment = path, run, rank, segment
         self.sinks = list(sinks)
         self._lock = threading.Lock()
-        torn = path.exists() and not path.read_bytes()[-1:] in (b"", b"\n")
+        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         self._file = path.open("a", encoding="utf-8")
         if torn:
             self._file.write("\n")

@@ -1,0 +1,5 @@
+"""`python -m auricle`, which torchrun can start."""
+
+from auricle.cli.main import app
+
+app()

@@ -1,0 +1,223 @@
+"""The frame of an experiment: what the YAML says after Hydra composed it, as frozen values.
+
+    ExperimentConfig
+    ├── model        a Block, decoded by models/KIND/config.py
+    ├── task         a Block, decoded by tasks/KIND/config.py
+    ├── data         DataConfig
+    │   ├── datasets     name → DatasetConfig (a prepared manifest, or a source Block)
+    │   └── augment      AugmentConfig
+    ├── training     TrainingConfig
+    ├── stages       name → keys of `training` that differ in that stage (none: one stage, `main`)
+    └── evaluation   EvaluationConfig
+
+Training keys use the vocabulary of Hugging Face's TrainingArguments wherever the concept is the same.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from auricle.core.errors import nearest
+from auricle.core.extents import Extent, Unit
+from auricle.core.frame import Block, Frame
+from auricle.core.text import NORMALIZERS
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+class NoiseConfig(Frame):
+    """Background noise at a drawn signal-to-noise ratio."""
+
+    folder: str
+    """A folder of noise recordings (wav, flac, ogg, mp3), searched with its subfolders."""
+    probability: Fraction = 0.5
+    snr_db: tuple[float, float] = (5.0, 25.0)
+
+
+class SpecAugmentConfig(Frame):
+    """Time and frequency masks filled with the utterance's mean (Park et al. 2019, without the time warp)."""
+
+    frequency_masks: NonNegative = 2
+    frequency_width: NonNegative = 15
+    """Widest mask in mel bins."""
+    time_masks: NonNegative = 2
+    time_width: NonNegative = 40
+    """Widest mask in feature frames …"""
+    time_fraction: Fraction = 0.2
+    """… and as a fraction of the utterance."""
+
+
+class AugmentConfig(Frame):
+    """Augmentation of training audio; evaluation never sees it."""
+
+    speeds: list[PositiveFloat] = []
+    """Speed factors to draw from, by resampling (Ko et al. 2015: 0.9, 1.0, 1.1)."""
+    gain_db: tuple[float, float] | None = None
+    noise: NoiseConfig | None = None
+    spec_augment: SpecAugmentConfig | None = None
+
+
+class DatasetConfig(Frame):
+    """One corpus: either a prepared manifest or a source that is prepared at first use."""
+
+    manifest: str | None = None
+    """A folder that `auricle data prepare` made."""
+    source: SerializeAsAny[Block] | None = None
+    weight: PositiveFloat | None = None
+    """Share of the mixture relative to the other weights; without weights each utterance counts once an epoch."""
+    train_split: str | None = "train"
+    eval_split: str | None = "dev"
+    """Evaluated while training, and chooses the best checkpoint."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.manifest is None) == (self.source is None):
+            raise ValueError("give either 'manifest' (a prepared folder) or 'source' (a block with 'kind')")
+        return self
+
+
+class DataConfig(Frame):
+    """What is trained and evaluated on, and which rows of it are used."""
+
+    datasets: dict[str, DatasetConfig] = Field(min_length=1)
+    prepared_dir: str = "data"
+    """Where sources of this experiment are prepared."""
+    max_train_samples: Positive | None = None
+    """At most this many utterances of each dataset's training split, chosen by the seed."""
+    max_eval_samples: Positive | None = None
+    min_seconds: NonNegativeFloat = 0.1
+    max_seconds: PositiveFloat = 30.0
+    empty_transcript: Literal["reject", "keep"] = "reject"
+    max_rejected: Fraction = 0.01
+    """Stop when more than this fraction of the rows is damaged."""
+    bucket_window: Positive = 20_000
+    """Utterances that are shuffled, then sorted by length, together."""
+    augment: AugmentConfig = AugmentConfig()
+
+
+class TrainingConfig(Frame):
+    """How a stage learns, for how long, and what it writes."""
+
+    run_name: str | None = None
+    output_dir: str | None = None
+    """The run folder; without it outputs/<run_name>."""
+    seed: int = 42
+
+    trainable: list[str] | None = None
+    """Components that learn in this stage; None is all of them. The others are frozen, in eval mode."""
+    pretrained_model_path: str | None = None
+    """Weights-only start from a run, checkpoint or model folder."""
+
+    max_steps: Positive | None = None
+    """Counts within a stage. Of several ends, the first that is reached ends the stage."""
+    num_train_epochs: PositiveFloat | None = None
+    max_audio_hours: PositiveFloat | None = None
+    max_wall_hours: PositiveFloat | None = None
+
+    per_device_train_batch_size: Positive | None = None
+    """At most this many utterances a micro-batch …"""
+    batch_seconds: PositiveFloat | None = None
+    """… and at most this much audio, padding included; at least one of the two."""
+    effective_batch_size: Positive | None = None
+    """Utterances a step over all ranks; accumulation is derived from it."""
+    effective_batch_seconds: PositiveFloat | None = None
+    gradient_accumulation_steps: Positive = 1
+    """Used where no effective batch is given: fixes it at the first start's world size."""
+    per_device_eval_batch_size: Positive | None = None
+    dataloader_num_workers: NonNegative = 2
+
+    learning_rate: PositiveFloat = 1e-3
+    learning_rates: dict[str, PositiveFloat] = {}
+    """Component → its own rate."""
+    lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant_with_warmup", "one_cycle"] = "cosine"
+    min_lr_rate: Fraction = 0.1
+    """Floor of cosine_with_min_lr, as a fraction of the rate."""
+    warmup_steps: NonNegative = 0
+    warmup_ratio: Fraction = 0.0
+    """Warm-up as a fraction of the stage, where warmup_steps is 0."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Not applied to norms, biases and scalars."""
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.98
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
+
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    bf16: bool | None = None
+    """bf16 autocast over fp32 weights; None is: on where the GPU supports it."""
+    torch_compile: bool = False
+
+    logging_steps: Positive = 25
+    eval_steps: Positive | None = None
+    """None evaluates at the end of the stage only."""
+    eval_max_seconds: PositiveFloat | None = None
+    """Time box of an evaluation during training: chooses once a seeded subset; the last one is always complete."""
+    metric_for_best_model: str | None = None
+    """None is the task's first metric. Lower is better."""
+    save_steps: Positive | None = 500
+    save_minutes: PositiveFloat | None = 5.0
+    save_total_limit: Positive = 2
+    """Newest checkpoints kept, beside the best."""
+    resume_from_checkpoint: str | None = None
+    """A checkpoint folder; None resumes from the newest one of the run folder."""
+    report_to: list[Literal["trackio", "wandb", "tensorboard"]] = []
+    price_per_hour: NonNegativeFloat | None = None
+    """What the machine costs, for the cost figures."""
+
+    @model_validator(mode="after")
+    def _has_an_end_and_a_batch(self) -> Self:
+        if not self.extents:
+            raise ValueError("no end: give max_steps, num_train_epochs, max_audio_hours or max_wall_hours")
+        if self.per_device_train_batch_size is None and self.batch_seconds is None:
+            raise ValueError("no batch: give batch_seconds (audio a micro-batch) or per_device_train_batch_size")
+        return self
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """The ends of the stage; the first that is reached counts."""
+        given: dict[Unit, float | None] = {"steps": self.max_steps, "epochs": self.num_train_epochs,
+                                           "audio_hours": self.max_audio_hours, "wall_hours": self.max_wall_hours}
+        return tuple(Extent(amount, unit) for unit, amount in given.items() if amount is not None)
+
+
+class EvaluationConfig(Frame):
+    """How hypotheses are judged; recorded beside each number."""
+
+    normalizer: str = "basic"
+    decoder: str = ""
+    """Empty is the task's default decoder."""
+
+    @field_validator("normalizer")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in NORMALIZERS:
+            raise ValueError(f"no such normaliser; {nearest(name, NORMALIZERS)}")
+        return name
+
+
+class ExperimentConfig(Frame):
+    """One experiment."""
+
+    model: SerializeAsAny[Block]
+    task: SerializeAsAny[Block]
+    data: DataConfig
+    training: TrainingConfig
+    stages: dict[str, dict[str, Any]] = {}
+    """Stage name → keys of `training` that differ there, in order."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _stages_decode(self) -> Self:
+        self.stage_configs()
+        return self
+
+    def stage_configs(self) -> dict[str, TrainingConfig]:
+        """Stage name → its full training configuration; without `stages` there is one, `main`."""
+        if not self.stages:
+            return {"main": self.training}
+        base = self.training.model_dump()
+        return {name: TrainingConfig.model_validate({**base, **changes}) for name, changes in self.stages.items()}
