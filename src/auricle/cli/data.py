@@ -1,0 +1,101 @@
+"""`auricle data`: prepare a corpus, and look at what was prepared."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from auricle.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from auricle.data.manifest import Manifest
+
+REJECTIONS_SHOWN = 20
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A source, as fsdd; `auricle list sources` has all.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Its keys, as folder=corpus/fsdd.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one a core by default.")] = None,
+    max_rejected: Annotated[
+        float, typer.Option("--max-rejected", help="Fraction of damaged rows to put up with.")] = 0.01,
+) -> None:
+    """Prepare a corpus: decode, judge and measure every utterance, then publish a manifest."""
+    from auricle.cli.console import preparing
+    from auricle.core.decode import decode_block
+    from auricle.data.prepare import prepare
+
+    values = {"kind": source, **_mapping(settings or [])}
+    config = decode_block("data.sources", values, f"auricle data prepare {source}")
+    with preparing() as progress:
+        manifest = prepare(config, to, workers=workers, max_rejected=max_rejected, progress=progress)
+    print(f"{to}: {len(manifest)} utterances, {manifest.summary['hours']:.2f} h, "
+          f"{len(manifest.rejections)} filtered or rejected; `auricle data inspect {to}` shows more")
+
+
+def _mapping(settings: list[str]) -> dict[str, Any]:
+    """`["text.file=a.txt", "pitch=[30, 70]"]` → nested keys with YAML values."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    for text in settings:
+        if not text.partition("=")[0] or "=" not in text:
+            raise UsageError(f"'{text}' is no setting; expected KEY=VALUE, as folder=corpus/fsdd")
+        try:
+            OmegaConf.from_dotlist([text])
+        except YAMLError:
+            raise UsageError(f"'{text}' has a value that is no YAML; expected text, a number, a list …") from None
+    return OmegaConf.to_container(OmegaConf.from_dotlist(settings))
+
+
+@app.command()
+def inspect(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A prepared folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary and all rejections as JSON.")] = False,
+) -> None:
+    """Show what a manifest holds: hours, splits, lengths, languages, alphabet, and what was left out and why."""
+    from auricle.cli.console import show_json
+    from auricle.data.manifest import Manifest
+
+    found = Manifest.open(manifest)
+    if as_json:
+        rejections = [{"id": r.id, "reason": r.reason, "detail": r.detail} for r in found.rejections]
+        show_json({**found.summary, "rejections": rejections})
+    else:
+        _show(found)
+
+
+def _show(manifest: "Manifest") -> None:
+    from auricle.cli.console import show_table
+
+    summary = manifest.summary
+    print(f"{manifest.folder}: {summary['utterances']} utterances, {summary['hours']:.2f} h, "
+          f"{summary['speakers']} speakers")
+    print(f"source {summary['source']['kind']}, fingerprint {summary['fingerprint']}\n")
+    show_table({"split": name, **entry, "hours": f"{entry['hours']:.2f}"} for name, entry in summary["splits"].items())
+    print(f"\nseconds    {_listed(summary['seconds'])}")
+    print(f"languages  {_listed({name or 'unknown': count for name, count in summary['languages'].items()})}")
+    print(f"alphabet   {len(summary['alphabet'])} characters: {summary['alphabet']!r}")
+    print(f"filtered   {_listed(summary['filtered']) or 'none'}")
+    print(f"rejected   {_listed(summary['rejected']) or 'none'}")
+    _show_rejections(manifest)
+
+
+def _show_rejections(manifest: "Manifest") -> None:
+    from auricle.cli.console import show_table
+
+    if manifest.rejections:
+        print()
+        show_table({"id": r.id, "reason": r.reason, "detail": r.detail} for r in manifest.rejections[:REJECTIONS_SHOWN])
+    if (more := len(manifest.rejections) - REJECTIONS_SHOWN) > 0:
+        print(f"… and {more} more; --json lists all")
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

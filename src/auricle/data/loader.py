@@ -1,0 +1,164 @@
+"""From a plan to batches: worker processes read, resample, augment and collate.
+
+    Plan ──MicroBatch (rows)──► worker: read_audio → Augment → Utterance → task.collate ──► Batch
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from auricle.core.errors import DataError
+from auricle.data.audio import AudioProblem, read_audio
+from auricle.data.augment import Augment, FeatureMasks
+from auricle.data.draws import id_hashes
+from auricle.data.judge import Rejection
+from auricle.data.manifest import Manifest, Row
+from auricle.data.plan import Budget, MicroBatch, Mixture, Plan, plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Utterance:
+    """One decoded row as a task's `collate` sees it."""
+
+    id: str
+    audio: np.ndarray
+    """(T,) float32 mono at the task's sample rate, augmented in training."""
+    sample_rate: int
+    text: str
+    seconds: float
+    augment_features: Callable[[np.ndarray], np.ndarray] | None = None
+    """(F, M) features → (F, M) features with masks; None in evaluation."""
+
+
+PLANS_KEPT = 4
+
+Collate = Callable[[Sequence[Utterance]], Any]
+
+
+class Rows:
+    """Manifests one behind the other: row numbers run through all of them."""
+
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        self.manifests = tuple(manifests)
+        self.offsets = np.cumsum([0, *map(len, self.manifests)])
+        self.seconds = np.concatenate([m.seconds for m in self.manifests]) if self.manifests else np.zeros(0)
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def __getitem__(self, number: int) -> Row:
+        which = int(np.searchsorted(self.offsets, number, side="right")) - 1
+        return self.manifests[which].row(int(number - self.offsets[which]))
+
+    @property
+    def ids(self) -> list[str]:
+        return [name for manifest in self.manifests for name in manifest.ids]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(map(len, self.manifests))
+
+
+class TrainingSet(Dataset):
+    """The rows of a stage with their plan and augmentation; `self[micro_batch]` is a collated batch."""
+
+    def __init__(self, rows: Rows, *, collate: Collate, sample_rate: int, budget: Budget, seed: int,
+                 window: int = 20_000, weights: tuple[float, ...] | None = None, augment: Augment | None = None) -> None:
+        if not len(rows):
+            raise DataError("training set: no utterance; expected at least one. Look at `auricle data inspect`")
+        self.rows, self.collate, self.sample_rate = rows, collate, sample_rate
+        self.budget, self.seed, self.window, self.augment = budget, seed, window, augment
+        self.mixture = Mixture(sizes=rows.sizes, weights=weights)
+        self.hashes = id_hashes(rows.ids) if augment and augment.config.speeds else None
+        self._plans: dict[int, Plan] = {}
+
+    def lengths(self, epoch: int, rows: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+        """Seconds of each of `rows` after the speed that this epoch draws. (N,)"""
+        seconds = self.rows.seconds[rows]
+        return seconds if self.hashes is None else seconds / self._speeds(epoch, rows, occurrences)
+
+    def _speeds(self, epoch: int, rows: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+        return self.augment.speed_factors(epoch, self.hashes[rows], occurrences)
+
+    def plan(self, epoch: int) -> Plan:
+        """The plan of an epoch; a few are kept, because workers run ahead of training."""
+        if epoch not in self._plans:
+            if len(self._plans) == PLANS_KEPT:
+                del self._plans[min(self._plans)]
+            rows, occurrences = self.mixture.epoch(self.seed, epoch)
+            places = plan(self.lengths(epoch, rows, occurrences), seed=self.seed, epoch=epoch, budget=self.budget,
+                          window=self.window, occurrences=occurrences)
+            self._plans[epoch] = replace(places, rows=rows[places.rows])
+        return self._plans[epoch]
+
+    def padding(self, epoch: int) -> float:
+        """Planned padding of an epoch as a fraction of its padded audio."""
+        current = self.plan(epoch)
+        lengths = self.lengths(epoch, current.rows, current.occurrences)
+        return replace(current, rows=np.arange(len(lengths))).padding(lengths)
+
+    def __getitem__(self, place: MicroBatch) -> Any:
+        rows, occurrences = np.asarray(place.rows, np.int64), np.asarray(place.occurrences, np.int32)
+        speeds = np.ones(len(rows)) if self.hashes is None else self._speeds(place.epoch, rows, occurrences)
+        utterances, rejections = [], []
+        for number, occurrence, speed in zip(rows.tolist(), occurrences.tolist(), speeds.tolist(), strict=True):
+            row = self.rows[number]
+            try:
+                utterances.append(self._utterance(row, place.epoch, occurrence, speed))
+            except AudioProblem as problem:
+                rejections.append(Rejection(problem.reason, row.id, problem.detail))
+        batch = self.collate(utterances)
+        return replace(batch, rejections=tuple(rejections)) if rejections else batch
+
+    def _utterance(self, row: Row, epoch: int, occurrence: int, speed: float) -> Utterance:
+        audio, masks = read_audio(row.audio, self.sample_rate, row.start, row.stop), None
+        if self.augment:
+            rng = self.augment.generator(epoch, occurrence, row.id)
+            audio = self.augment.audio(audio, speed, rng)
+            spec_augment = self.augment.config.spec_augment
+            masks = FeatureMasks(spec_augment, rng) if spec_augment else None
+        return Utterance(id=row.id, audio=audio, sample_rate=self.sample_rate, text=row.text,
+                         seconds=len(audio) / self.sample_rate, augment_features=masks)
+
+
+class EvaluationSet(Dataset):
+    """Rows as they are: no augmentation can reach them. A row that cannot be read becomes an empty utterance, so that
+    it counts as errors and not as absent; `self[rows]` is a collated batch."""
+
+    def __init__(self, rows: Rows, *, collate: Collate, sample_rate: int) -> None:
+        self.rows, self.collate, self.sample_rate = rows, collate, sample_rate
+
+    def __getitem__(self, numbers: Sequence[int]) -> Any:
+        utterances, rejections = [], []
+        for row in map(self.rows.__getitem__, numbers):
+            try:
+                audio = read_audio(row.audio, self.sample_rate, row.start, row.stop)
+            except AudioProblem as problem:
+                audio = np.zeros(0, np.float32)
+                rejections.append(Rejection(problem.reason, row.id, problem.detail))
+            utterances.append(Utterance(id=row.id, audio=audio, sample_rate=self.sample_rate, text=row.text,
+                                        seconds=len(audio) / self.sample_rate))
+        batch = self.collate(utterances)
+        return replace(batch, rejections=tuple(rejections)) if rejections else batch
+
+
+def batches(dataset: Dataset, places: Iterable[Any], workers: int) -> Iterator[Any]:
+    """Batches in the order of `places`, whatever the number of workers."""
+    loader = DataLoader(dataset, sampler=_Places(places), batch_size=None, num_workers=workers,
+                        prefetch_factor=4 if workers else None,
+                        generator=torch.Generator())  # its own: iterating must not draw from the model's randomness
+    return iter(loader)
+
+
+class _Places(torch.utils.data.Sampler):
+    """An iterable without a length (training has no end) in the place of a sampler."""
+
+    def __init__(self, places: Iterable[Any]) -> None:
+        self.places = places
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.places)
