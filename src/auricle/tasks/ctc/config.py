@@ -1,0 +1,35 @@
+"""How a CTC task makes labels and decodes."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from auricle.core.config import Positive
+from auricle.core.frame import Block, Frame
+
+
+class TokenizerConfig(Frame):
+    """What a label is; trained on the transcripts of the training split."""
+
+    kind: Literal["characters", "sentencepiece"] = "characters"
+    vocabulary_size: Positive | None = None
+    """At most so many pieces; sentencepiece only, the alphabet has the size that it has."""
+
+    @model_validator(mode="after")
+    def _size_belongs_to_pieces(self) -> Self:
+        if (self.vocabulary_size is None) == (self.kind == "sentencepiece"):
+            raise ValueError("vocabulary_size: sentencepiece needs it, characters has no use for it")
+        return self
+
+
+class Config(Block):
+    """Connectionist temporal classification (Graves et al. 2006)."""
+
+    kind: Literal["ctc"] = "ctc"
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    normalizer: str = "basic"
+    """Of the transcripts, before they become labels (core/text.py); references are kept as they are."""
+    decoder: Literal["greedy", "beam"] = "greedy"
+    """The default; the other one can be asked for by name."""
+    beam_size: Positive = 16
+    """Prefixes that the beam keeps a frame."""
