@@ -1,0 +1,103 @@
+"""Devices and ranks. The only file that imports accelerate; the loop asks it for sums, autocast and gradients."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import nn
+
+from auricle.core.config import TrainingConfig
+from auricle.core.errors import ConfigError
+
+
+class Engine:
+    """One rank's device, precision and way to the other ranks."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.bf16 = _use_bf16(config)
+        self._accelerator = Accelerator(
+            cpu=config.device == "cpu", mixed_precision="bf16" if self.bf16 else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False, broadcast_buffers=False)])
+        self.device = self._accelerator.device
+        self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
+        _refuse_missing_device(config.device, self.device)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def describe(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        precision = "bf16 autocast, fp32 weights" if self.bf16 else "fp32"
+        return f"{name} × {self.world}, {precision}"
+
+    def wrap(self, model: nn.Module, *, compiled: bool) -> nn.Module:
+        """The model as the loop calls it: on the device, compiled if asked for, with gradients averaged over ranks."""
+        model = model.to(self.device)
+        if compiled:
+            model = torch.compile(model)
+        return self._accelerator.prepare_model(model) if self.world > 1 else model
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return self._accelerator.autocast()
+
+    def backward(self, objective: torch.Tensor) -> None:
+        self._accelerator.backward(objective)
+
+    def accumulating(self, model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager:
+        """Gradients are exchanged at the last micro-batch of a step only."""
+        return contextlib.nullcontext() if last or self.world == 1 else self._accelerator.no_sync(model)
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums numbers over ranks, in float64, by name. Every rank must bring the same names."""
+        if self.world == 1:
+            return dict(values)
+        names = sorted(values)
+        kind = torch.float64 if self.device.type != "mps" else torch.float32
+        numbers = torch.tensor([values[name] for name in names], dtype=kind, device=self.device)
+        return dict(zip(names, self._accelerator.reduce(numbers, "sum").tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """True on all ranks when it is true on one."""
+        return self.sum({"flag": float(flag)})["flag"] > 0
+
+    def from_main(self, value: Any) -> Any:
+        """What rank 0 decided."""
+        if self.world == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, items: Iterable[Any]) -> list[Any]:
+        """All ranks' items, rank by rank."""
+        return list(items) if self.world == 1 else gather_object(list(items))
+
+    def wait(self) -> None:
+        self._accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def main_first(self) -> Iterator[None]:
+        with self._accelerator.main_process_first():
+            yield
+
+    def close(self) -> None:
+        """Ends the process group: without it a rank can abort at exit although all went well."""
+        self._accelerator.end_training()
+
+
+def _use_bf16(config: TrainingConfig) -> bool:
+    on_cuda = config.device in ("auto", "cuda") and torch.cuda.is_available()
+    if config.bf16 is None:
+        return on_cuda and torch.cuda.is_bf16_supported()
+    return config.bf16
+
+
+def _refuse_missing_device(wanted: str, found: torch.device) -> None:
+    if wanted not in ("auto", found.type):
+        raise ConfigError(f"training.device: '{wanted}' is not available here, found {found.type}; use device=auto or "
+                          f"install a torch build for {wanted}")

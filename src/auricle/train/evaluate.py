@@ -1,0 +1,170 @@
+"""Evaluation: hypotheses of every utterance, scored by sums of counts, spread over ranks.
+
+During training a time box chooses once, from the first measured speed, a seeded subset whose ids are stored; every
+later evaluation and every resumed run uses the same ids. An evaluation outside training is always complete.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from auricle.core.config import EvaluationConfig
+from auricle.core.folder import find
+from auricle.core.text import normalizer
+from auricle.data.draws import permutation
+from auricle.data.judge import Rejection, count_by_reason
+from auricle.data.loader import EvaluationSet, Rows, batches
+from auricle.data.manifest import Manifest
+from auricle.data.plan import Budget, in_length_order
+from auricle.metrics import Counts
+from auricle.metrics.parts.bootstrap import interval
+from auricle.store.directory import write_text
+from auricle.tasks import Task
+from auricle.train.engine import Engine
+
+PROBE_UTTERANCES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One utterance's hypothesis and its counts by metric."""
+
+    id: str
+    source: str
+    seconds: float
+    audio: str
+    reference: str
+    hypothesis: str
+    counts: dict[str, Counts]
+
+    def to_json(self) -> str:
+        words = self.counts.get("wer", Counts())
+        return json.dumps({"id": self.id, "source": self.source, "seconds": round(self.seconds, 3), "audio": self.audio,
+                           "reference": self.reference, "hypothesis": self.hypothesis,
+                           "substitutions": words.substitutions, "deletions": words.deletions,
+                           "insertions": words.insertions, "words": words.reference}, ensure_ascii=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All utterances of one data set, in the manifest's order, with what they took."""
+
+    dataset: str
+    decoder: str
+    normalizer: str
+    normalizer_version: str
+    scored: tuple[Scored, ...]
+    seconds: float
+    loss: float
+    rejections: tuple[Rejection, ...] = ()
+    complete: bool = True
+
+    def counts(self, metric: str) -> list[Counts]:
+        return [row.counts[metric] for row in self.scored]
+
+    def summary(self) -> dict[str, Any]:
+        """The values of an `eval` event: rates 0–1, the interval at 95 % by bootstrap over utterances."""
+        values: dict[str, Any] = {}
+        for metric in self.scored[0].counts if self.scored else ():
+            values[metric] = sum(self.counts(metric), Counts()).rate
+        words = self.counts("wer") if self.scored and "wer" in self.scored[0].counts else []
+        total = sum(words, Counts())
+        low, high = interval(words) or (None, None)
+        return values | {
+            "wer_low": low, "wer_high": high, "substitutions": total.substitutions, "deletions": total.deletions,
+            "insertions": total.insertions, "words": total.reference, "utterances": len(self.scored),
+            "audio_seconds": sum(row.seconds for row in self.scored), "seconds": self.seconds, "loss": self.loss,
+            "dataset": self.dataset, "decoder": self.decoder, "normalizer": self.normalizer,
+            "normalizer_version": self.normalizer_version, "complete": self.complete,
+            "empty_hypotheses": sum(not row.hypothesis for row in self.scored),
+            "rejected": count_by_reason(self.rejections)}
+
+
+def evaluate(name: str, manifest: Manifest, task: Task, model: nn.Module, engine: Engine, config: EvaluationConfig, *,
+             budget: Budget, workers: int = 0, complete: bool = True) -> Evaluation:
+    """Decodes and scores every row of the manifest; this rank takes each world-th batch, rank 0 gets all rows."""
+    began = time.monotonic()
+    rows = Rows([manifest])
+    normal = normalizer(config.normalizer)
+    decoder = config.decoder or task.decoders[0]
+    places = in_length_order(rows.seconds, budget)[engine.rank :: engine.world]
+    data = EvaluationSet(rows, collate=task.collate, sample_rate=task.frontend.sample_rate)
+    by_row, rejections, sums = {}, [], {}
+    for place, batch in zip(places, batches(data, places, workers), strict=True):
+        hypotheses, terms = _predict(model, task, batch.to(engine.device), decoder, engine)
+        _add(sums, _numbers(terms))
+        rejections += batch.rejections
+        for number, hypothesis in zip(place, hypotheses, strict=True):
+            by_row[number] = _score(rows[number], hypothesis.text, task.metrics, normal)
+    gathered = dict(engine.gather(by_row.items()))
+    total: dict[str, float] = {}
+    for part in engine.gather([sums]):  # a rank without a batch has no terms
+        _add(total, part)
+    return Evaluation(
+        dataset=name, decoder=decoder, normalizer=normal.name, normalizer_version=normal.version,
+        scored=tuple(gathered[number] for number in sorted(gathered)), seconds=time.monotonic() - began,
+        loss=_mean_loss(total), rejections=tuple(engine.gather(rejections)), complete=complete)
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module, task: Task, batch: Any, decoder: str, engine: Engine) -> tuple[list, dict]:
+    model.eval()
+    with engine.autocast():
+        return task.predict(model, batch, decoder), task.loss(model, batch).terms
+
+
+def _numbers(terms: dict) -> dict[str, float]:
+    sums = {f"sum/{name}": float(term.weight * term.sum) for name, term in terms.items()}
+    return sums | {f"count/{name}": float(term.count) for name, term in terms.items()}
+
+
+def _add(total: dict[str, float], part: dict[str, float]) -> None:
+    for name, value in part.items():
+        total[name] = total.get(name, 0.0) + value
+
+
+def _mean_loss(total: dict[str, float]) -> float:
+    names = [key.removeprefix("sum/") for key in total if key.startswith("sum/")]
+    return sum(total[f"sum/{name}"] / max(total[f"count/{name}"], 1.0) for name in names)
+
+
+def _score(row: Any, said: str, metrics: Sequence[str], normal: Any) -> Scored:
+    reference, hypothesis = normal(row.text), normal(said)
+    counts = {metric: find("metrics", metric).score(reference, hypothesis) for metric in metrics}
+    return Scored(id=row.id, source=row.source, seconds=row.seconds, audio=str(row.audio), reference=reference,
+                  hypothesis=hypothesis, counts=counts)
+
+
+def subset(name: str, manifest: Manifest, folder: Path, max_seconds: float | None, measure: Any, engine: Engine, seed: int) -> Manifest:
+    """The rows that evaluations during training use: all, or those stored at the first one, or as many as the time box
+    holds at the speed that `measure(manifest)` seconds show on a first few."""
+    stored = folder / "eval" / f"subset-{name}.json"
+    if max_seconds is None:
+        return manifest
+    if stored.exists():
+        chosen = set(json.loads(stored.read_text(encoding="utf-8"))["ids"])
+        return manifest.where(rows=np.flatnonzero([identity in chosen for identity in manifest.ids]))
+    order = permutation(len(manifest), seed, "evaluation subset", name)
+    probe = manifest.where(rows=np.sort(order[:PROBE_UTTERANCES]))
+    measure(probe)  # the first batches pay for caches and compilation
+    seconds = engine.from_main(measure(probe))
+    size = int(np.clip(len(probe) * max_seconds / max(seconds, 1e-9), min(PROBE_UTTERANCES, len(manifest)), len(manifest)))
+    rows = manifest.where(rows=np.sort(order[:size]))
+    if engine.is_main:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        write_text(stored, json.dumps({"seed": seed, "probe_seconds": seconds, "ids": rows.ids}))
+    engine.wait()
+    return rows
+
+
+def write_hypotheses(path: Path, evaluation: Evaluation) -> None:
+    """One JSON line an utterance."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(row.to_json() + "\n" for row in evaluation.scored))

@@ -1,0 +1,77 @@
+"""Events as lines for eyes: the same text on the console and in trainer_log.txt."""
+
+from auricle.core.events import Event
+
+
+def line(event: Event) -> str | None:
+    """The event as one line, or None for kinds that are for programs only."""
+    writer = _LINES.get(event.kind)
+    return writer(event) if writer else None
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `2min`, `1.5hr`."""
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}min" if seconds < 3600 else f"{seconds / 3600:.1f}hr"
+
+
+def rate(value: float) -> str:
+    """`1e-4`, `3.2e-5`."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def _train(event: Event) -> str:
+    v = event.values
+    cost = f" | Cost: ${v['cost']:.2f}" if "cost" in v else ""
+    total = f"/{v['total_steps']}" if v.get("total_steps") else ""
+    return (f"Step {v['stage_step']}{total} | Loss: {v['loss']:.4g} | Grad Norm: {v['grad_norm']:.3g} | "
+            f"LR: {rate(v['learning_rate'])} | Time: {duration(v['seconds'])} | ETA: {duration(v['eta_seconds'])} | "
+            f"Epoch: {v['epoch']:.2f} | Padding: {v['padding_percent']:.1f}% | "
+            f"Audio: {v['audio_hours_per_hour']:.0f} h/h | Data wait: {v['data_wait_percent']:.1f}%{cost}")
+
+
+def _eval(event: Event) -> str:
+    v = event.values
+    scope = "" if v["complete"] else f" (subset of {v['utterances']})"
+    best = " | best so far" if v.get("best") else ""
+    interval = f" [{v['wer_low']:.2%}, {v['wer_high']:.2%}]" if v["wer_low"] is not None else ""
+    return (f"Eval at step {event.step} on {v['dataset']}{scope} | WER: {v['wer']:.2%}{interval} | "
+            f"CER: {v['cer']:.2%} | S/D/I: {v['substitutions']}/{v['deletions']}/{v['insertions']} of {v['words']} words | "
+            f"Loss: {v['loss']:.4g} | {v['decoder']}, {v['normalizer']} {v['normalizer_version']} | "
+            f"{duration(v['seconds'])}, {v['share_of_wall_percent']:.1f}% of wall time{best}")
+
+
+def _stage(event: Event) -> str:
+    counted = ", ".join(f"{name} {count:,}" for name, count in event.values["components"].items())
+    share = f"{event.values['trainable']:,} of {event.values['parameters']:,} parameters train"
+    return f"Stage {event.stage}: {share} ({counted}); ends after {event.values['ends']}"
+
+
+def _derived(event: Event) -> str:
+    rows = [f"  {name}: {value:,}" if type(value) is int else f"  {name}: {value}" for name, value in event.values.items()]
+    return "\n".join([f"Derived for stage {event.stage}:", *rows])
+
+
+def _save(event: Event) -> str:
+    return f"Saved {event.values['checkpoint']} ({event.values['bytes'] / 1e6:.1f} MB, {event.values['seconds']:.1f} s)"
+
+
+def _end(event: Event) -> str:
+    reason = event.values["reason"]
+    message = event.values.get("message")
+    return f"Training {reason} at step {event.step} after {duration(event.values['seconds'])}{': ' + message if message else ''}"
+
+
+_LINES = {
+    "train": _train, "eval": _eval, "stage": _stage, "derived": _derived, "save": _save, "end": _end,
+    "run": lambda e: f"Run {e.run} on {e.values['device']} | torch {e.values['versions']['torch']}",
+    "resume": lambda e: f"Resuming from step {e.step} (stage {e.stage}, epoch {e.values['epoch'] + 1}, step {e.values['epoch_step']} of it)",
+    "rejected": lambda e: f"Rows not used in {e.values['dataset']}: {e.values['count_by_reason']} of {e.values['rows']}",
+    "switch": lambda e: (f"Loss on the same batch before and after the switch to {e.stage}: {e.values['loss_before']:.6g}, "
+                         f"{e.values['loss_after']:.6g}; moments of {e.values['moments_carried']} tensors carried, "
+                         f"{e.values['moments_fresh']} start afresh"),
+    "alarm": lambda e: f"Alarm: {e.values['message']}",
+    "weights": lambda e: f"Weights from {e.values['path']}: {e.values['loaded']} tensors loaded, missing {e.values['missing']}, unexpected {e.values['unexpected']}",
+}
