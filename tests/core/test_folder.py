@@ -33,3 +33,9 @@ def test_a_dotted_kind_is_private_code(tmp_path, monkeypatch):
 def test_a_part_of_a_folder_entry_is_its_file():
     assert find("models", "conformer", "config").__name__ == "auricle.models.conformer.config"
     assert find("metrics", "wer", "config").__name__ == "auricle.metrics.wer"
+
+
+@pytest.mark.parametrize("kind", ["nolab.x", "a..b", ".x", "..", "../x", "", "con-former"])
+def test_a_kind_that_cannot_be_a_module_is_a_sentence(kind):
+    with pytest.raises(ConfigError):
+        find("models", kind)

@@ -77,14 +77,16 @@ def test_training_on_nothing_is_refused():
 
 
 def test_a_vocabulary_smaller_than_the_alphabet_is_refused():
-    with pytest.raises(ConfigError, match="vocabulary_size: SentencePiece cannot make 4 pieces.*smaller than") as caught:
+    with pytest.raises(ConfigError, match="SentencePiece cannot make 4 pieces") as caught:
         train_tokenizer("sentencepiece", TEXTS, 4)
+    assert "smaller than required" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("content", "message"), [
     (None, "no tokenizer.json"), ("{", "not a tokenizer"), ("[]", "not a tokenizer"),
-    ('{"kind": "characters"}', "'alphabet'"), ('{"kind": "sentencepiece"}', "no tokenizer.model"), ('{"kind": "bpe"}', "kind 'bpe'; expected characters")])
+    ('{"kind": "characters"}', "'alphabet'"), ('{"kind": "sentencepiece"}', "no tokenizer.model"),
+    ('{"kind": "bpe"}', "kind 'bpe'; expected characters")])
 def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path, content, message):
     if content:
         (tmp_path / "tokenizer.json").write_text(content)

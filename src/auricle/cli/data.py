@@ -99,3 +99,42 @@ def _show_rejections(manifest: "Manifest") -> None:
 
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+@app.command()
+def plan(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A prepared folder.")],
+    split: Annotated[str, typer.Option("--split", help="The split to plan.")] = "train",
+    batch_seconds: Annotated[float, typer.Option("--batch-seconds", help="Audio a micro-batch, padding included.")] = 120.0,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="At most so many utterances a micro-batch.")] = None,
+    micro_batches: Annotated[int, typer.Option("--micro-batches", help="Micro-batches a step, over all ranks.")] = 1,
+    seed: Annotated[int, typer.Option("--seed")] = 42,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Show what an epoch would be: steps, utterances a step, padding, beside batches at random."""
+    from auricle.cli.console import show_json
+    from auricle.data.manifest import Manifest
+    from auricle.data.plan import Budget, plan
+
+    found = Manifest.open(manifest).where(split=split)
+    if not len(found):
+        raise UsageError(f"--split: no utterance in split '{split}' of {manifest}; `auricle data inspect {manifest}` lists them")
+    budget = Budget(seconds=batch_seconds, utterances=batch_size, micro_batches=micro_batches)
+    figures = _planned(found.seconds, plan(found.seconds, seed=seed, epoch=0, budget=budget), seed)
+    if as_json:
+        show_json(figures)
+    else:
+        print("\n".join(f"{name.replace('_', ' '):28} {value:,}" for name, value in figures.items()))
+
+
+def _planned(seconds: Any, made: Any, seed: int) -> dict[str, float]:
+    from auricle.data.draws import permutation
+
+    size = max(1, round(len(seconds) / made.micro_batches))
+    order = permutation(len(seconds), seed, "batches at random")
+    batches = [seconds[order[first : first + size]] for first in range(0, len(order), size)]
+    padded = sum(float(batch.max()) * len(batch) for batch in batches)
+    return {"utterances": len(seconds), "audio_hours": round(float(seconds.sum()) / 3600, 3), "steps": made.steps,
+            "micro_batches": made.micro_batches, "utterances_a_micro_batch": round(len(seconds) / made.micro_batches, 1),
+            "longest_seconds": round(float(seconds.max()), 2), "padding_percent": round(100 * made.padding(seconds), 2),
+            "padding_percent_at_random": round(100 * (1 - float(seconds.sum()) / padded), 2)}

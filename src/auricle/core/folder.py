@@ -7,22 +7,22 @@ is imported as it stands, so private code needs no fork.
 
 import importlib
 import importlib.util
-from importlib.resources import files
+from pathlib import Path
 from types import ModuleType
 
+import auricle
 from auricle.core.errors import ConfigError, nearest
 
 ROOMS = ("models", "tasks", "metrics", "data.sources", "dashboard.trackers")
 
 
 def names(room: str) -> list[str]:
-    """Entries of a room, sorted, read from the folder without importing them."""
+    """Entries of a room, sorted, read from the folder; nothing is imported."""
     found = set()
-    for item in files(f"auricle.{room}").iterdir():
-        stem = item.name.removesuffix(".py")
-        is_entry = item.name.endswith(".py") or (item.is_dir() and item.joinpath("__init__.py").is_file())
-        if is_entry and not stem.startswith("_") and stem != "parts":
-            found.add(stem)
+    for item in (Path(auricle.__file__).parent / room.replace(".", "/")).iterdir():
+        is_entry = item.suffix == ".py" or (item / "__init__.py").is_file()
+        if is_entry and not item.stem.startswith("_") and item.stem != "parts":
+            found.add(item.stem)
     return sorted(found)
 
 
@@ -31,13 +31,13 @@ def find(room: str, kind: str, part: str = "") -> ModuleType:
 
     A part that a one-file entry lacks is the file itself. Raises ConfigError with the nearest name.
     """
-    module = kind if "." in kind else f"auricle.{room}.{kind}"
-    if "." not in kind and kind not in names(room):
+    if not all(piece.isidentifier() for piece in kind.split(".")) or ("." not in kind and kind not in names(room)):
         raise ConfigError(f"no {room.split('.')[-1].removesuffix('s')} '{kind}'; {nearest(kind, names(room))}")
+    module = kind if "." in kind else f"auricle.{room}.{kind}"
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ConfigError(f"{room}: cannot import '{kind}'; is its package installed or on PYTHONPATH?") from None
     if part and hasattr(found, "__path__") and importlib.util.find_spec(f"{module}.{part}"):

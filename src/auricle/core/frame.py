@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict
 class Frame(BaseModel):
     """A frozen pydantic model that refuses unknown keys and wrong types (1 is a float, "1" is not an int)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False,
+                              use_attribute_docstrings=True)
 
 
 class Block(Frame):

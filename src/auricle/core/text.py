@@ -89,5 +89,5 @@ def normalizer(name: str) -> Normalizer:
     if name == "whisper_english":
         return _whisper_english()
     if name not in _OWN:
-        raise ConfigError(f"evaluation.normalizer: no normaliser '{name}'; {nearest(name, NORMALIZERS)}")
+        raise ConfigError(f"no normaliser '{name}'; {nearest(name, NORMALIZERS)}")
     return _OWN[name]

