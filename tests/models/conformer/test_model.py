@@ -32,6 +32,13 @@ def test_subsampling_decides_the_frame_rate(subsampling):
     assert lengths.tolist() == [logits.shape[1]]
 
 
+def test_no_layer_sees_a_batch_of_nobody():
+    model, seen = build(tiny(), 5), []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    assert model(torch.zeros(0, 0, 80), torch.zeros(0, dtype=torch.long))[0].shape == (0, 1, 6)
+    assert seen == [(1, 1, 80)]
+
+
 @pytest.mark.parametrize(("keys", "said"), [
     ({"width": 30, "heads": 4}, "width 30 is no multiple of 2 · heads"),
     ({"convolution_kernel": 4}, "convolution_kernel 4 is even"),

@@ -73,6 +73,13 @@ def test_a_name_that_matches_nothing_is_an_error_with_the_names_there_are(name, 
         resolve(Toy(), ["head", name])
 
 
+def test_a_tensor_can_be_named_by_each_of_its_paths():
+    model = Toy()
+    model.stack.layers[2].weight = model.stack.layers[1].weight
+    found = named(resolve(model, ["encoder.layers.2"]))
+    assert found == {"encoder.layers.2": ["stack.layers.1.weight", "stack.layers.2.bias"]}
+
+
 def test_wrappers_do_not_change_the_names():
     class Wrapper(nn.Module):
         """As DistributedDataParallel: hides all but forward."""

@@ -33,10 +33,10 @@ class Conformer(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         utterances, frames, _ = features.shape
-        if utterances == 0 or frames == 0:
-            nobody = 1 if utterances == 0 else 0
-            features = functional.pad(features, (0, 0, 0, 1 if frames == 0 else 0, 0, nobody))
-            lengths = functional.pad(lengths, (0, nobody))
+        if utterances == 0 or frames == 0:  # kernels need not take empty tensors, so a silent utterance stands in
+            stand_ins = int(utterances == 0)
+            features = functional.pad(features, (0, 0, 0, int(frames == 0), 0, stand_ins))
+            lengths = functional.pad(lengths, (0, stand_ins))
         encoded, lengths = self.encoder(features, lengths)  # (B, E, D)
         return self.ctc_head(encoded)[:utterances], lengths[:utterances]  # (B, E, V+1)
 
