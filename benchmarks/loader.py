@@ -32,7 +32,7 @@ def throughput(data: TrainingSet, workers: int) -> float:
     return seconds / (time.perf_counter() - began)
 
 
-def shares(data: TrainingSet, augment: Augment, frontend, rows: Rows) -> dict[str, float]:
+def shares(augment: Augment, frontend, rows: Rows) -> dict[str, float]:
     """Seconds of one process by what they are spent on, over the first 300 utterances."""
     spent = dict.fromkeys(("read", "augment", "features", "masks"), 0.0)
     for number in range(300):
@@ -46,8 +46,12 @@ def shares(data: TrainingSet, augment: Augment, frontend, rows: Rows) -> dict[st
         features = frontend(audio)
         computed = clock()
         FeatureMasks(augment.config.spec_augment, rng)(features.numpy())
-        for name, start, stop in (("read", began, read), ("augment", read, augmented), ("features", augmented, computed),
-                                  ("masks", computed, clock())):
+        for name, start, stop in (
+            ("read", began, read),
+            ("augment", read, augmented),
+            ("features", augmented, computed),
+            ("masks", computed, clock()),
+        ):
             spent[name] += stop - start
     return spent
 
@@ -57,24 +61,49 @@ def run() -> None:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        manifest = prepare(Synth(utterances=UTTERANCES, dev_utterances=0, test_utterances=0, dev_voices=0, test_voices=0), Path(folder) / "data")
+        manifest = prepare(
+            Synth(utterances=UTTERANCES, dev_utterances=0, test_utterances=0, dev_voices=0, test_voices=0),
+            Path(folder) / "data",
+        )
         noise = Path(folder) / "noise"
         noise.mkdir()
         _write_noise(noise / "white.wav")
         rows = Rows([manifest])
-        config = AugmentConfig(speeds=[0.9, 1.0, 1.1], gain_db=(-6.0, 6.0), noise=NoiseConfig(folder=str(noise)), spec_augment=SpecAugmentConfig())
+        config = AugmentConfig(
+            speeds=[0.9, 1.0, 1.1],
+            gain_db=(-6.0, 6.0),
+            noise=NoiseConfig(folder=str(noise)),
+            spec_augment=SpecAugmentConfig(),
+        )
         assembly = assemble(Conformer(), Ctc(), tokenizer_for(Ctc(), manifest.texts))
         augment = Augment(config, 1, 16_000)
-        data = TrainingSet(rows, collate=assembly.task.collate, sample_rate=16_000, budget=Budget(seconds=60.0), seed=1, augment=augment)
-        plain = TrainingSet(rows, collate=assembly.task.collate, sample_rate=16_000, budget=Budget(seconds=60.0), seed=1)
+        data = TrainingSet(
+            rows,
+            collate=assembly.task.collate,
+            sample_rate=16_000,
+            budget=Budget(seconds=60.0),
+            seed=1,
+            augment=augment,
+        )
+        plain = TrainingSet(
+            rows, collate=assembly.task.collate, sample_rate=16_000, budget=Budget(seconds=60.0), seed=1
+        )
         rate, bare = throughput(data, 2), throughput(plain, 2)
-        spent = shares(data, augment, assembly.task.frontend, rows)
+        spent = shares(augment, assembly.task.frontend, rows)
     total = sum(spent.values())
     where = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in spent.items())
-    store("loader", "Loader", [Figure(
-        what="audio decoded (16 kHz wav), augmented (speed, gain, noise on half, SpecAugment), made log-mel and collated, 2 workers",
-        measured=f"{rate / 3600:.2f} h of audio a second ({rate:,.0f} × real time)",
-        against=f"without augmentation: {bare / 3600:.2f} h a second", note=f"a worker's time: {where}")])
+    store(
+        "loader",
+        "Loader",
+        [
+            Figure(
+                what="16 kHz wav read, augmented (speed, gain, noise, SpecAugment), made log-mel, collated; 2 workers",
+                measured=f"{rate / 3600:.2f} h of audio a second ({rate:,.0f} × real time)",
+                against=f"without augmentation: {bare / 3600:.2f} h a second",
+                note=f"a worker's time: {where}",
+            )
+        ],
+    )
 
 
 def _write_noise(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the loop costs: time a step of `run_stage` beside a bare PyTorch loop, same model, loss, optimizer and batches."""
+"""What the loop costs: time a step of `run_stage` beside a bare loop: same model, loss, optimizer, batches."""
 
 import copy
 import statistics
@@ -33,7 +33,7 @@ class Premade:
     def __init__(self, batches: list[CtcBatch], plan) -> None:
         self.batches, self._plan = batches, plan
 
-    def plan(self, epoch: int):
+    def plan(self, _epoch: int):
         return self._plan
 
     def __getitem__(self, place) -> CtcBatch:
@@ -46,12 +46,21 @@ def premade(labels: int) -> list[CtcBatch]:
     for number in range(4):
         lengths = torch.randint(FRAMES - 20, FRAMES, (UTTERANCES,))
         lengths[0] = FRAMES
-        found.append(CtcBatch(
-            ids=tuple(f"{number}-{n}" for n in range(UTTERANCES)), references=("",) * UTTERANCES, seconds=UTTERANCES * FRAMES / 100,
-            counts={"ctc": float(UTTERANCES * LABELS)}, frames=int(lengths.sum()), padded_frames=UTTERANCES * FRAMES,
-            features=torch.randn(UTTERANCES, FRAMES, 80), feature_lengths=lengths,
-            labels=torch.randint(0, labels, (UTTERANCES * LABELS,)), label_lengths=torch.full((UTTERANCES,), LABELS),
-            utterance_seconds=(FRAMES / 100,) * UTTERANCES))
+        found.append(
+            CtcBatch(
+                ids=tuple(f"{number}-{n}" for n in range(UTTERANCES)),
+                references=("",) * UTTERANCES,
+                seconds=UTTERANCES * FRAMES / 100,
+                counts={"ctc": float(UTTERANCES * LABELS)},
+                frames=int(lengths.sum()),
+                padded_frames=UTTERANCES * FRAMES,
+                features=torch.randn(UTTERANCES, FRAMES, 80),
+                feature_lengths=lengths,
+                labels=torch.randint(0, labels, (UTTERANCES * LABELS,)),
+                label_lengths=torch.full((UTTERANCES,), LABELS),
+                utterance_seconds=(FRAMES / 100,) * UTTERANCES,
+            )
+        )
     return found
 
 
@@ -71,10 +80,20 @@ def measure(device: str) -> tuple[float, float]:
     """Median seconds a step of (the loop, the bare loop), taken in turn."""
     from auricle.data.plan import plan
 
-    config = TrainingConfig(max_steps=STEPS, batch_seconds=1e9, device=device, dataloader_num_workers=0, save_steps=None,
-                            save_minutes=5.0, logging_steps=10, bf16=False)
+    config = TrainingConfig(
+        max_steps=STEPS,
+        batch_seconds=1e9,
+        device=device,
+        dataloader_num_workers=0,
+        save_steps=None,
+        save_minutes=5.0,
+        logging_steps=10,
+        bf16=False,
+    )
     engine = Engine(config)
-    assembly = assemble(Conformer(layers=4, subsampling_channels=32), Ctc(), tokenizer_for(Ctc(), ["abcdefghijklmnopqrstuvwxyz '"]))
+    assembly = assemble(
+        Conformer(layers=4, subsampling_channels=32), Ctc(), tokenizer_for(Ctc(), ["abcdefghijklmnopqrstuvwxyz '"])
+    )
     batches = premade(assembly.tokenizer.size)
     order = plan(torch.ones(STEPS).numpy(), seed=1, epoch=0, budget=Budget(utterances=1))
     stage = Stage(name="main", number=0, config=config, data=Premade(batches, order), total_steps=STEPS)
@@ -86,8 +105,16 @@ def measure(device: str) -> tuple[float, float]:
             for which in times:
                 model = copy.deepcopy(assembly.model).to(engine.device)
                 optimizer = build_optimizer(trainable(model, config), config)
-                run = Run(engine=engine, folder=Path(folder), log=log, assembly=assembly, config=_Experiment(config), evaluations=[],
-                          stop=StopRequest(), training_rows=STEPS)
+                run = Run(
+                    engine=engine,
+                    folder=Path(folder),
+                    log=log,
+                    assembly=assembly,
+                    config=_Experiment(config),
+                    evaluations=[],
+                    stop=StopRequest(),
+                    training_rows=STEPS,
+                )
                 began = time.perf_counter()
                 if which == "loop":
                     run_stage(stage, TrainingState(stage="main"), model, optimizer, assembly.task, run)
@@ -109,7 +136,15 @@ class _Experiment:
 
 def run() -> None:
     loop, bare_loop = measure("auto")
-    store("loop", "Loop overhead", [Figure(
-        what="wall time a step, 2.0 M-parameter Conformer, 40 s of audio a step, events logged every 10 steps",
-        measured=f"{loop * 1000:.1f} ms ({loop / bare_loop - 1:+.1%})", against=f"≤ +5 %; bare 20-line PyTorch loop: {bare_loop * 1000:.1f} ms",
-        note=f"medians of {ROUNDS} rounds of {STEPS} steps each, in turn")])
+    store(
+        "loop",
+        "Loop overhead",
+        [
+            Figure(
+                what="wall time a step, 2.0 M-parameter Conformer, 40 s of audio a step, events logged every 10 steps",
+                measured=f"{loop * 1000:.1f} ms ({loop / bare_loop - 1:+.1%})",
+                against=f"≤ +5 %; bare 20-line PyTorch loop: {bare_loop * 1000:.1f} ms",
+                note=f"medians of {ROUNDS} rounds of {STEPS} steps each, in turn",
+            )
+        ],
+    )

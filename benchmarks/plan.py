@@ -42,7 +42,9 @@ def _timed(lengths: np.ndarray) -> float:
 
 def _in_process(count: int) -> tuple[float, float]:
     code = f"from benchmarks.plan import cost; print(*cost({count}))"
-    seconds, gigabytes = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    seconds, gigabytes = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     return float(seconds), float(gigabytes)
 
 
@@ -50,11 +52,22 @@ def run() -> None:
     lengths = durations(100_000)
     made = plan(lengths, seed=1, epoch=0, budget=BUDGET, window=WINDOW)
     size = round(len(lengths) / made.micro_batches)
-    figures = [Figure(what="padding of the default plan, log-normal durations (median 6 s, σ 0.6, 0.5–30 s), 100,000 utterances",
-                      measured=f"{made.padding(lengths):.2%}", against=f"≤ 3 %; random batches of {size}: {random_padding(lengths, size):.1%}",
-                      note=f"{BUDGET.seconds:g} s a micro-batch, windows of {WINDOW:,}")]
+    figures = [
+        Figure(
+            what="padding of the default plan, log-normal durations (median 6 s, σ 0.6, 0.5–30 s), 100,000 utterances",
+            measured=f"{made.padding(lengths):.2%}",
+            against=f"≤ 3 %; random batches of {size}: {random_padding(lengths, size):.1%}",
+            note=f"{BUDGET.seconds:g} s a micro-batch, windows of {WINDOW:,}",
+        )
+    ]
     for count, goal in ((1_000_000, 1), (10_000_000, 10)):
         seconds, gigabytes = _in_process(count)
-        figures.append(Figure(what=f"plan of one epoch of {count:,} utterances", measured=f"{seconds:.2f} s", against=f"≤ {goal} s",
-                              note=f"peak memory {gigabytes:.2f} GB beside the lengths; best of 3"))
+        figures.append(
+            Figure(
+                what=f"plan of one epoch of {count:,} utterances",
+                measured=f"{seconds:.2f} s",
+                against=f"≤ {goal} s",
+                note=f"peak memory {gigabytes:.2f} GB beside the lengths; best of 3",
+            )
+        )
     store("plan", "Plan", figures)

@@ -16,7 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def commands() -> list[str]:
     """What make would run after the installation."""
     listed = subprocess.run(["make", "-n", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [line.replace(".venv/bin/auricle", f"{shlex.quote(sys.executable)} -m auricle") for line in listed.splitlines() if "/auricle " in line]
+    return [
+        line.replace(".venv/bin/auricle", f"{shlex.quote(sys.executable)} -m auricle")
+        for line in listed.splitlines()
+        if "/auricle " in line
+    ]
 
 
 def run() -> None:
@@ -31,8 +35,21 @@ def run() -> None:
     found = json.loads(lines[-1])
     assert report
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-    store("quickstart", "Quickstart", [
-        Figure(what="from command to report, after installation", measured=f"{sum(seconds.values()):.0f} s", against="< 240 s", note=parts),
-        Figure(what=f"WER on {found['utterances']} utterances of held-out voices and sentences (split test)",
-               measured=f"{found['wer']:.2%} [{found['wer_low']:.2%}, {found['wer_high']:.2%}]", against="≤ 7 %",
-               note=f"CER {found['cer']:.2%}; {found['decoder']}, normaliser {found['normalizer']} {found['normalizer_version']}")])
+    store(
+        "quickstart",
+        "Quickstart",
+        [
+            Figure(
+                what="from command to report, after installation",
+                measured=f"{sum(seconds.values()):.0f} s",
+                against="< 240 s",
+                note=parts,
+            ),
+            Figure(
+                what=f"WER on {found['utterances']} utterances of held-out voices and sentences (split test)",
+                measured=f"{found['wer']:.2%} [{found['wer_low']:.2%}, {found['wer_high']:.2%}]",
+                against="≤ 7 %",
+                note=f"CER {found['cer']:.2%}; {found['decoder']}, {found['normalizer']} {found['normalizer_version']}",
+            ),
+        ],
+    )

@@ -33,19 +33,37 @@ def machine() -> str:
 def store(name: str, title: str, figures: list[Figure]) -> None:
     """Replaces the section `name` and writes the page anew."""
     sections = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
-    sections[name] = {"title": title, "command": f"python -m benchmarks {name}", "machine": machine(),
-                      "date": time.strftime("%Y-%m-%d"), "figures": [asdict(figure) for figure in figures]}
+    sections[name] = {
+        "title": title,
+        "command": f"python -m benchmarks {name}",
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "figures": [asdict(figure) for figure in figures],
+    }
     STORE.write_text(json.dumps(sections, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(sections), encoding="utf-8")
 
 
 def page(sections: dict) -> str:
-    lines = ["# Benchmarks", "",
-             "Every figure was measured by the command beside it, which also wrote this page. Absolute times belong to the",
-             "machine named; ratios are against the baseline of the same run.", ""]
+    lines = [
+        "# Benchmarks",
+        "",
+        "Every figure was measured by the command beside it, which also wrote this page. Absolute times belong to the",
+        "machine named; ratios are against the baseline of the same run.",
+        "",
+    ]
     for section in sections.values():
-        lines += [f"## {section['title']}", "", f"`{section['command']}` · {section['date']} · {section['machine']}", "",
-                  "| what | measured | baseline or goal | note |", "|---|---|---|---|"]
-        lines += ["| " + " | ".join(figure[key] for key in ("what", "measured", "against", "note")) + " |" for figure in section["figures"]]
+        lines += [
+            f"## {section['title']}",
+            "",
+            f"`{section['command']}` · {section['date']} · {section['machine']}",
+            "",
+            "| what | measured | baseline or goal | note |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            "| " + " | ".join(figure[key] for key in ("what", "measured", "against", "note")) + " |"
+            for figure in section["figures"]
+        ]
         lines.append("")
     return "\n".join(lines)

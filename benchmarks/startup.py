@@ -24,6 +24,12 @@ def run() -> None:
     figures = []
     for words in (["--help"], ["runs", "outputs"]):
         seconds = median([sys.executable, "-m", "auricle", *words])
-        figures.append(Figure(what=f"`auricle {words[0]}`", measured=f"{seconds:.2f} s", against=f"≤ 0.5 s; an empty interpreter: {nothing:.2f} s",
-                              note=f"median of {RUNS - 1} processes; torch is not imported (tests/cli/test_main.py)"))
+        figures.append(
+            Figure(
+                what=f"`auricle {words[0]}`",
+                measured=f"{seconds:.2f} s",
+                against=f"≤ 0.5 s; an empty interpreter: {nothing:.2f} s",
+                note=f"median of {RUNS - 1} processes; torch is not imported (tests/cli/test_main.py)",
+            )
+        )
     store("startup", "Start-up of read-only verbs", figures)

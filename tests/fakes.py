@@ -41,8 +41,13 @@ class NumberTask:
     def collate(self, utterances) -> NumberBatch:
         x = torch.tensor([[u.seconds, u.seconds**2, 1.0] for u in utterances], dtype=torch.float64).reshape(-1, 3)
         seconds = sum(u.seconds for u in utterances)
-        return NumberBatch(ids=tuple(u.id for u in utterances), references=("",) * len(utterances), seconds=seconds,
-                           counts={"square": seconds}, x=x)
+        return NumberBatch(
+            ids=tuple(u.id for u in utterances),
+            references=("",) * len(utterances),
+            seconds=seconds,
+            counts={"square": seconds},
+            x=x,
+        )
 
     def loss(self, model, batch) -> Loss:
         error = (model(batch.x)[:, 0] - 1) ** 2 * batch.x[:, 0]
@@ -59,8 +64,16 @@ class NumberSet(TrainingSet):
     """Utterances that are numbers of seconds; nothing is read from disk."""
 
     def __init__(self, seconds, budget: Budget, seed: int = 1) -> None:
-        self.rows = type("Rows", (), {"seconds": np.asarray(seconds, np.float64), "sizes": (len(seconds),), "ids": [],
-                                      "__len__": lambda _: len(seconds)})()
+        self.rows = type(
+            "Rows",
+            (),
+            {
+                "seconds": np.asarray(seconds, np.float64),
+                "sizes": (len(seconds),),
+                "ids": [],
+                "__len__": lambda _: len(seconds),
+            },
+        )()
         super().__init__(self.rows, collate=NumberTask().collate, sample_rate=1, budget=budget, seed=seed)
 
     def __getitem__(self, place):
@@ -68,7 +81,16 @@ class NumberSet(TrainingSet):
 
 
 def number_stage(seconds, budget: Budget, **training) -> Stage:
-    settings = {"max_steps": 6, "batch_seconds": 10.0, "dataloader_num_workers": 0, "lr_scheduler_type": "constant_with_warmup",
-                "logging_steps": 1, "save_steps": None, "save_minutes": None, "device": "cpu", "learning_rate": 0.05}
+    settings = {
+        "max_steps": 6,
+        "batch_seconds": 10.0,
+        "dataloader_num_workers": 0,
+        "lr_scheduler_type": "constant_with_warmup",
+        "logging_steps": 1,
+        "save_steps": None,
+        "save_minutes": None,
+        "device": "cpu",
+        "learning_rate": 0.05,
+    }
     config = TrainingConfig(**{**settings, **training})
     return Stage(name="main", number=0, config=config, data=NumberSet(seconds, budget, config.seed), total_steps=6)

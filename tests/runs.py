@@ -14,9 +14,17 @@ import soundfile
 from auricle.core.events import EventLog
 
 CONFIG = {
-    "model": {"kind": "conformer", "width": 144}, "task": {"kind": "ctc"},
-    "training": {"max_steps": 600, "num_train_epochs": None, "logging_steps": 25, "eval_steps": 200, "save_steps": 200,
-                 "run_name": "quickstart", "per_device_train_batch_size": None},
+    "model": {"kind": "conformer", "width": 144},
+    "task": {"kind": "ctc"},
+    "training": {
+        "max_steps": 600,
+        "num_train_epochs": None,
+        "logging_steps": 25,
+        "eval_steps": 200,
+        "save_steps": 200,
+        "run_name": "quickstart",
+        "per_device_train_batch_size": None,
+    },
     "evaluation": {"normalizer": "basic", "decoder": "greedy"},
 }
 COMPONENTS = {"encoder": 1_600_000, "head": 34_816}
@@ -41,8 +49,15 @@ class Clock:
         return self.now
 
 
-def write_run(folder: Path, *, steps: int = 600, started: float | None = None, end: str | None = "finished",
-              evaluate: bool = True, audio: bool = False) -> Path:
+def write_run(
+    folder: Path,
+    *,
+    steps: int = 600,
+    started: float | None = None,
+    end: str | None = "finished",
+    evaluate: bool = True,
+    audio: bool = False,
+) -> Path:
     """A run of `steps` of 600 steps at a second a step, evaluated each 200. `end` None leaves it without an end.
 
     Without `started` its newest event is of this moment; with `audio` there is a tone for each utterance.
@@ -66,14 +81,14 @@ def resume_run(folder: Path, *, at: int, steps: int, seconds_later: float = 0.0)
     with patch("auricle.core.events.time.time", clock):
         log = EventLog(folder / "events.jsonl", run=folder.name, segment=1)
         log.write("run", config=CONFIG, device="cpu", world=1, versions=VERSIONS)
-        log.write("resume", stage="main", step=at, epoch=at // 100, epoch_step=at % 100,
-                  checkpoint=f"step-{at:09d}")
+        log.write("resume", stage="main", step=at, epoch=at // 100, epoch_step=at % 100, checkpoint=f"step-{at:09d}")
         train(log, clock, range(at + 1, at + steps + 1), evaluate_to=None, offset=100.0)
         log.close()
 
 
-def train(log: EventLog, clock: Clock, steps: range, *, evaluate_to: Path | None, audio: bool = False,
-          offset: float = 0.0) -> None:
+def train(
+    log: EventLog, clock: Clock, steps: range, *, evaluate_to: Path | None, audio: bool = False, offset: float = 0.0
+) -> None:
     for step in steps:
         clock.now += 1.0
         if step % 10 == 0:
@@ -88,20 +103,47 @@ def train(log: EventLog, clock: Clock, steps: range, *, evaluate_to: Path | None
 
 def _write_start(log: EventLog) -> None:
     log.write("run", config=CONFIG, device="cpu", world=1, versions=VERSIONS)
-    log.write("rejected", dataset="speech", rows=4221, count_by_reason={"too_long": 8, "unreadable": 3},
-              listed=[["voice1-001", "too_long", "31.000 s > 30 s"]])
-    log.write("derived", stage="main", steps_per_epoch=100, total_steps=600, micro_batches_per_step=2,
-              padding_percent=1.8, audio_hours=2.0, utterances=4210, parameters=1_634_816, trainable_parameters=COMPONENTS,
-              checkpoint_bytes=26_000_000)
-    log.write("stage", stage="main", components=COMPONENTS, trainable=1_634_816, parameters=1_634_816,
-              ends="600 steps")
+    log.write(
+        "rejected",
+        dataset="speech",
+        rows=4221,
+        count_by_reason={"too_long": 8, "unreadable": 3},
+        listed=[["voice1-001", "too_long", "31.000 s > 30 s"]],
+    )
+    log.write(
+        "derived",
+        stage="main",
+        steps_per_epoch=100,
+        total_steps=600,
+        micro_batches_per_step=2,
+        padding_percent=1.8,
+        audio_hours=2.0,
+        utterances=4210,
+        parameters=1_634_816,
+        trainable_parameters=COMPONENTS,
+        checkpoint_bytes=26_000_000,
+    )
+    log.write("stage", stage="main", components=COMPONENTS, trainable=1_634_816, parameters=1_634_816, ends="600 steps")
 
 
 def _train_values(step: int, offset: float) -> Mapping[str, Any]:
     loss = offset + 8.0 * math.exp(-step / 120) + 0.05 + 0.01 * math.sin(step)
-    return {"loss": loss, "terms": {"ctc": loss}, "grad_norm": 2.0, "learning_rate": 1e-3 * (1 - step / 600),
-            "epoch": step / 100, "stage_step": step, "total_steps": 600, "seconds": float(step),
-            "eta_seconds": 600.0 - step, "audio_hours": step / 50, "audio_hours_per_hour": 72.0, "padding_percent": 1.8, "data_wait_percent": 0.6, "cost": step / 1000}
+    return {
+        "loss": loss,
+        "terms": {"ctc": loss},
+        "grad_norm": 2.0,
+        "learning_rate": 1e-3 * (1 - step / 600),
+        "epoch": step / 100,
+        "stage_step": step,
+        "total_steps": 600,
+        "seconds": float(step),
+        "eta_seconds": 600.0 - step,
+        "audio_hours": step / 50,
+        "audio_hours_per_hour": 72.0,
+        "padding_percent": 1.8,
+        "data_wait_percent": 0.6,
+        "cost": step / 1000,
+    }
 
 
 def _eval_values(folder: Path, step: int, audio: bool) -> Mapping[str, Any]:
@@ -112,10 +154,24 @@ def _eval_values(folder: Path, step: int, audio: bool) -> Mapping[str, Any]:
     totals = {key: sum(row[key] for row in rows) for key in ("substitutions", "deletions", "insertions", "words")}
     errors = totals["substitutions"] + totals["deletions"] + totals["insertions"]
     wer = errors / totals["words"] + (600 - step) / 1000
-    return {"dataset": "dev", "decoder": "greedy", "normalizer": "basic", "normalizer_version": "1", "wer": wer,
-            "cer": wer / 3, "wer_low": wer - 0.02, "wer_high": wer + 0.02, **totals, "utterances": len(rows),
-            "loss": 0.4, "seconds": 12.0, "share_of_wall_percent": 6.0, "complete": step == 600, "best": True,
-            "hypotheses": name}
+    return {
+        "dataset": "dev",
+        "decoder": "greedy",
+        "normalizer": "basic",
+        "normalizer_version": "1",
+        "wer": wer,
+        "cer": wer / 3,
+        "wer_low": wer - 0.02,
+        "wer_high": wer + 0.02,
+        **totals,
+        "utterances": len(rows),
+        "loss": 0.4,
+        "seconds": 12.0,
+        "share_of_wall_percent": 6.0,
+        "complete": step == 600,
+        "best": True,
+        "hypotheses": name,
+    }
 
 
 def hypotheses(folder: Path, audio: bool = False) -> list[dict[str, Any]]:
@@ -128,17 +184,30 @@ def hypotheses(folder: Path, audio: bool = False) -> list[dict[str, Any]]:
             path.parent.mkdir(exist_ok=True)
             soundfile.write(path, 0.1 * np.sin(np.arange(8000 + 40000 * index) * (0.1 + index / 50)), 16000)
         substitutions, deletions, insertions = counts[index]
-        rows.append({"id": f"voice{index}-{index:03d}", "source": ("rooms", "studio")[index % 2],
-                     "seconds": 0.5 + 2.5 * index, "reference": reference, "hypothesis": hypothesis,
-                     "audio": str(path), "words": len(reference.split()),
-                     "substitutions": substitutions, "deletions": deletions, "insertions": insertions})
+        rows.append(
+            {
+                "id": f"voice{index}-{index:03d}",
+                "source": ("rooms", "studio")[index % 2],
+                "seconds": 0.5 + 2.5 * index,
+                "reference": reference,
+                "hypothesis": hypothesis,
+                "audio": str(path),
+                "words": len(reference.split()),
+                "substitutions": substitutions,
+                "deletions": deletions,
+                "insertions": insertions,
+            }
+        )
     return rows
 
 
 def _write_files(folder: Path) -> None:
-    about = {"run": folder.name, "experiment": "quickstart", "command": "auricle train +experiments=quickstart",
-             "versions": VERSIONS, "git": "1f2e3d4"}
+    about = {
+        "run": folder.name,
+        "experiment": "quickstart",
+        "command": "auricle train +experiments=quickstart",
+        "versions": VERSIONS,
+        "git": "1f2e3d4",
+    }
     (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
     (folder / "config.yaml").write_text("model:\n  kind: conformer\n  width: 144\n", encoding="utf-8")
-
-

@@ -10,11 +10,26 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src" / "auricle"
 FILES = sorted(SRC.rglob("*.py"))
-LEVEL = {"core": 0, "store": 1, "data": 1, "models": 1, "metrics": 1, "tasks": 2, "train": 3, "inference": 3,
-         "remote": 3, "dashboard": 3, "cli": 4}
+LEVEL = {
+    "core": 0,
+    "store": 1,
+    "data": 1,
+    "models": 1,
+    "metrics": 1,
+    "tasks": 2,
+    "train": 3,
+    "inference": 3,
+    "remote": 3,
+    "dashboard": 3,
+    "cli": 4,
+}
 MAY_CATCH_ALL = {"dashboard/follow.py", "store/directory.py"}
 """A tracker that raises stops nothing; a directory that is being written is removed whatever interrupted it."""
-ONLY_IN = {"accelerate": {"train/engine.py"}, "hydra": {"core/compose.py"}, "espeakng_loader": {"data/sources/synth.py"}}
+ONLY_IN = {
+    "accelerate": {"train/engine.py"},
+    "hydra": {"core/compose.py"},
+    "espeakng_loader": {"data/sources/synth.py"},
+}
 WITHOUT_TORCH = ["core", "store", "dashboard", "data.sources"]
 REGISTRIES = {"models", "tasks", "metrics", "data/sources", "dashboard/trackers"}
 
@@ -70,11 +85,14 @@ def test_imports_go_one_way_through_the_rooms():
 
 
 def test_there_is_no_import_cycle():
-    graph = {name: {t for t in map(target, imports(path, everywhere=False)) if t and t != name} for name, path in MODULES.items()}
+    graph = {
+        name: {t for t in map(target, imports(path, everywhere=False)) if t and t != name}
+        for name, path in MODULES.items()
+    }
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
-        assert name not in way, " → ".join([*way[way.index(name):], name])
+        assert name not in way, " → ".join([*way[way.index(name) :], name])
         if name not in done:
             for other in graph[name]:
                 visit(other, (*way, name))
@@ -123,5 +141,9 @@ def test_what_a_laptop_needs_imports_without_torch():
 
 def test_nothing_is_left_for_later():
     words = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b|for now")
-    found = [f"{relative(path)}: {match.group()}" for path in FILES if (match := words.search(path.read_text(encoding="utf-8")))]
+    found = [
+        f"{relative(path)}: {match.group()}"
+        for path in FILES
+        if (match := words.search(path.read_text(encoding="utf-8")))
+    ]
     assert not found

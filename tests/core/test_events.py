@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from auricle.core.events import Event, EventLog, current, follow, read
 
-VALUES = st.dictionaries(st.text(min_size=1).filter(lambda name: name not in ("time", "kind", "run", "rank", "segment", "stage", "step")),
-                         st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(), st.none()))
+VALUES = st.dictionaries(
+    st.text(min_size=1).filter(lambda name: name not in ("time", "kind", "run", "rank", "segment", "stage", "step")),
+    st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(), st.none()),
+)
 
 
 @given(VALUES, st.integers(0, 10**9))
@@ -46,7 +48,9 @@ def test_a_torn_line_is_passed_over_and_closed_by_the_next_writer(tmp_path):
 def test_sinks_get_each_event_and_two_threads_do_not_mix_lines(tmp_path):
     seen = []
     log = EventLog(tmp_path / "events.jsonl", sinks=[seen.append])
-    threads = [threading.Thread(target=lambda: [log.write("system", text="x" * 500) for _ in range(100)]) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: [log.write("system", text="x" * 500) for _ in range(100)]) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -56,8 +60,15 @@ def test_sinks_get_each_event_and_two_threads_do_not_mix_lines(tmp_path):
 
 
 def test_a_resume_supersedes_later_training_rows_and_keeps_time_rows():
-    rows = [Event(kind="train", step=1), Event(kind="train", step=2), Event(kind="system", step=0), Event(kind="eval", step=2),
-            Event(kind="train", step=3), Event(kind="resume", step=1), Event(kind="train", step=2, values={"again": True})]
+    rows = [
+        Event(kind="train", step=1),
+        Event(kind="train", step=2),
+        Event(kind="system", step=0),
+        Event(kind="eval", step=2),
+        Event(kind="train", step=3),
+        Event(kind="resume", step=1),
+        Event(kind="train", step=2, values={"again": True}),
+    ]
     kept = current(rows)
     assert [(event.kind, event.step) for event in kept] == [("train", 1), ("system", 0), ("resume", 1), ("train", 2)]
     assert kept[-1].values == {"again": True}

@@ -14,12 +14,19 @@ def test_an_extent_is_reached_when_its_fraction_is_one(amount, steps):
 
 def test_each_unit_reads_its_own_count():
     progress = Progress(steps=10, epochs=0.5, audio_hours=2.0, wall_hours=0.25)
-    assert [Extent(amount, unit).fraction(progress) for amount, unit in
-            ((20, "steps"), (1, "epochs"), (8, "audio_hours"), (1, "wall_hours"))] == [0.5, 0.5, 0.25, 0.25]
+    assert [
+        Extent(amount, unit).fraction(progress)
+        for amount, unit in ((20, "steps"), (1, "epochs"), (8, "audio_hours"), (1, "wall_hours"))
+    ] == [0.5, 0.5, 0.25, 0.25]
 
 
 def test_only_wall_clock_is_not_reproducible():
-    assert [Extent(1, unit).reproducible for unit in ("steps", "epochs", "audio_hours", "wall_hours")] == [True, True, True, False]
+    assert [Extent(1, unit).reproducible for unit in ("steps", "epochs", "audio_hours", "wall_hours")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_an_extent_is_positive():

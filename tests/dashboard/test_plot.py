@@ -86,5 +86,5 @@ def test_svg_is_well_formed_scales_and_takes_the_pages_colours():
 
 
 def test_a_name_with_markup_stays_text_in_svg():
-    element = ET.fromstring(svg(panels([Curves("<script>&amp", loss={1: 1.0, 2: 1.0})])[0]))
-    assert any(node.text == "<script>&amp, training" for node in element.iter())
+    element = ET.fromstring(svg(panels([Curves("<script>&amp $x$", loss={1: 1.0, 2: 1.0})])[0]))
+    assert any(node.text == "<script>&amp $x$, training" for node in element.iter())

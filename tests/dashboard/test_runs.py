@@ -17,6 +17,7 @@ from auricle.dashboard.runs import runs, sketch, summarise
 from tests.runs import resume_run, write_run
 
 LONG_AGO = 1_700_000_000.0
+HEAD = (("system", 0.1), ("system", 0.2), ("run", 0.5))
 
 
 def test_a_finished_run_tells_its_result(tmp_path):
@@ -78,7 +79,7 @@ def test_the_sketch_of_a_log_tells_what_the_whole_log_tells(tmp_path):
 def test_the_sketch_of_any_log_tells_the_same(kinds):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events.jsonl"
-        events, segment = [Event(kind="run", run="any", time=0.5)], 0
+        events, segment = [Event(kind=kind, run="any", time=at) for kind, at in HEAD], 0
         for step, kind in enumerate(kinds, 1):
             segment += kind == "run"
             back = step // 2 if kind == "resume" else step

@@ -24,7 +24,11 @@ def test_uniforms_are_uniform_and_differ_by_id_epoch_and_occurrence():
     assert drawn.max() < 1
     counts, _ = np.histogram(drawn, bins=10, range=(0, 1))
     assert abs(counts - 2000).max() < 200
-    for other in (uniforms(hashes, zero, 7, "speed", 1), uniforms(hashes, zero + 1, 7, "speed", 0), uniforms(hashes, zero, 8, "speed", 0)):
+    for other in (
+        uniforms(hashes, zero, 7, "speed", 1),
+        uniforms(hashes, zero + 1, 7, "speed", 0),
+        uniforms(hashes, zero, 8, "speed", 0),
+    ):
         assert abs(np.corrcoef(drawn, other)[0, 1]) < 0.03
     assert (uniforms(hashes[5:9], zero[5:9], 7, "speed", 0) == drawn[5:9]).all()
 

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -18,13 +19,16 @@ def test_a_published_directory_verifies(tmp_path):
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["step-1"]
 
 
-@pytest.mark.parametrize(("damage", "said"), [
-    (lambda t: (t / "deep/b.bin").write_bytes(bytes(999) + b"\x01"), "does not match its hash"),
-    (lambda t: (t / "deep/b.bin").write_bytes(bytes(999)), "has 999 bytes, expected 1000"),
-    (lambda t: (t / "a.txt").unlink(), "a.txt is missing"),
-    (lambda t: (t / directory.CHECKSUMS).unlink(), "missing or unreadable"),
-    (lambda t: (t / directory.CHECKSUMS).write_text("{"), "missing or unreadable"),
-])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda t: (t / "deep/b.bin").write_bytes(bytes(999) + b"\x01"), "does not match its hash"),
+        (lambda t: (t / "deep/b.bin").write_bytes(bytes(999)), "has 999 bytes, expected 1000"),
+        (lambda t: (t / "a.txt").unlink(), "a.txt is missing"),
+        (lambda t: (t / directory.CHECKSUMS).unlink(), "missing or unreadable"),
+        (lambda t: (t / directory.CHECKSUMS).write_text("{"), "missing or unreadable"),
+    ],
+)
 def test_every_damage_is_seen(tmp_path, damage, said):
     target = directory.publish(tmp_path / "step-1", fill)
     damage(target)
@@ -60,10 +64,22 @@ def test_what_killed_writers_left_is_swept(tmp_path):
 def test_every_byte_reaches_the_disk_before_the_rename(tmp_path, monkeypatch):
     calls = []
     real_fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), real_fsync(fd))[1])
+
+    def spy(descriptor):
+        calls.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
     directory.publish(tmp_path / "step-1", fill)
     aside = f"{tmp_path}/{directory.ASIDE}step-1-{os.getpid()}"
-    assert calls == [f"{aside}/a.txt", f"{aside}/deep/b.bin", f"{aside}/{directory.CHECKSUMS}", f"{aside}/deep", aside, str(tmp_path)]
+    assert calls == [
+        f"{aside}/a.txt",
+        f"{aside}/deep/b.bin",
+        f"{aside}/{directory.CHECKSUMS}",
+        f"{aside}/deep",
+        aside,
+        str(tmp_path),
+    ]
 
 
 def test_text_is_replaced_in_one_step(tmp_path):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -54,9 +55,11 @@ def gradient(utterances, sizes):
     model, task, engine = NumberModel(), NumberTask(), Listener().engine
     seen = {}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    optimizer.register_step_pre_hook(lambda opt, *_: seen.update({"g": torch.cat([p.grad.flatten().clone() for p in model.parameters()])}))
+    optimizer.register_step_pre_hook(
+        lambda opt, *_: seen.update({"g": torch.cat([p.grad.flatten().clone() for p in model.parameters()])})
+    )
     cuts = np.cumsum([0, *sizes])
-    micro = [task.collate(utterances[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    micro = [task.collate(utterances[a:b]) for a, b in pairwise(cuts)]
     counts = {"square": sum(batch.seconds for batch in micro), "_micro_batches": len(micro)}
     result = train_step(model, optimizer, task, micro, counts, engine, max_grad_norm=1e9)
     return seen["g"], result.sums["square"] / counts["square"]
@@ -95,7 +98,14 @@ def test_stopping_and_going_on_is_the_uninterrupted_run_bit_for_bit(stop_at):
     first, second = Listener(stop_at), Listener()
     state = run_stage(stage, TrainingState(stage="main"), model, optimizer, NumberTask(), first)
     assert state.progress.steps == stop_at
-    again = run_stage(number_stage(SECONDS, Budget(seconds=10.0, micro_batches=3), max_steps=20), state, model, optimizer, NumberTask(), second)
+    again = run_stage(
+        number_stage(SECONDS, Budget(seconds=10.0, micro_batches=3), max_steps=20),
+        state,
+        model,
+        optimizer,
+        NumberTask(),
+        second,
+    )
     assert first.lines + second.lines == listener.lines
     assert again.position == end.position
     for name, value in straight.state_dict().items():
@@ -107,7 +117,9 @@ def test_the_position_crosses_epochs_and_counts_them():
     steps = stage.data.plan(0).steps
     _, state, listener = train(stage)
     assert listener.lines[steps - 1][3] == (1, 0)
-    assert state.progress.epochs == pytest.approx(state.position[0] + state.position[1] / stage.data.plan(state.position[0]).steps)
+    assert state.progress.epochs == pytest.approx(
+        state.position[0] + state.position[1] / stage.data.plan(state.position[0]).steps
+    )
 
 
 def test_a_stage_ends_by_epochs_or_by_hours_of_audio():
@@ -118,7 +130,9 @@ def test_a_stage_ends_by_epochs_or_by_hours_of_audio():
 
 
 def test_cadence_counts_steps():
-    _, _, listener = train(number_stage(SECONDS, Budget(seconds=10.0), max_steps=10, eval_steps=3, save_steps=4, logging_steps=5))
+    _, _, listener = train(
+        number_stage(SECONDS, Budget(seconds=10.0), max_steps=10, eval_steps=3, save_steps=4, logging_steps=5)
+    )
     assert listener.evaluated == [3, 6, 9]
     assert listener.saved == [4, 8]
     assert [line[0] for line in listener.lines] == [5, 10]

@@ -36,9 +36,17 @@ def test_norms_biases_and_scalars_are_not_decayed_and_each_component_has_its_rat
     model = Toy()
     settings = config(learning_rate=1e-3, learning_rates={"head": 1e-4}, weight_decay=0.1)
     optimizer = build_optimizer(trainable(model, settings), settings)
-    found = {name: (group["weight_decay"], group["base_lr"]) for group in optimizer.param_groups for name in group["names"]}
-    assert found == {"body.0.weight": (0.1, 1e-3), "body.0.bias": (0.0, 1e-3), "body.1.weight": (0.0, 1e-3),
-                     "body.1.bias": (0.0, 1e-3), "head.weight": (0.1, 1e-4), "head.bias": (0.0, 1e-4)}
+    found = {
+        name: (group["weight_decay"], group["base_lr"]) for group in optimizer.param_groups for name in group["names"]
+    }
+    assert found == {
+        "body.0.weight": (0.1, 1e-3),
+        "body.0.bias": (0.0, 1e-3),
+        "body.1.weight": (0.0, 1e-3),
+        "body.1.bias": (0.0, 1e-3),
+        "head.weight": (0.1, 1e-4),
+        "head.bias": (0.0, 1e-4),
+    }
 
 
 def test_what_is_not_named_is_frozen_in_eval_mode_and_does_not_move():
@@ -57,7 +65,7 @@ def test_what_is_not_named_is_frozen_in_eval_mode_and_does_not_move():
 
 
 def test_a_component_that_matches_nothing_lists_the_names_there_are():
-    with pytest.raises(ModelError, match="body.*head"):
+    with pytest.raises(ModelError, match=r"body.*head"):
         trainable(Toy(), config(trainable=["encodr"]))
     with pytest.raises(ModelError, match="learning_rates"):
         trainable(Toy(), config(trainable=["head"], learning_rates={"body": 1e-3}))
@@ -68,7 +76,9 @@ def test_moments_are_carried_by_name_across_other_groups():
     first = build_optimizer(trainable(model, config(trainable=["head"])), config())
     step(model, first)
     saved = moments(first)
-    assert set(saved) == {f"{kind}/head.{part}" for kind in ("exp_avg", "exp_avg_sq", "step") for part in ("weight", "bias")}
+    assert set(saved) == {
+        f"{kind}/head.{part}" for kind in ("exp_avg", "exp_avg_sq", "step") for part in ("weight", "bias")
+    }
     second = build_optimizer(trainable(model, config()), config())
     assert load_moments(second, saved) == (2, 4)
     again = moments(second)

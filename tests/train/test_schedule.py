@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,10 +31,10 @@ def test_the_first_step_never_has_rate_zero_and_none_exceeds_the_base_rate(kind,
 @pytest.mark.parametrize("kind", KINDS)
 def test_warm_up_rises_to_the_base_rate_and_then_the_rate_never_rises_again(kind):
     rates = curve(config(kind, warmup_steps=20))
-    assert all(a < b for a, b in zip(rates[:20], rates[1:20], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:20]))
     assert rates[19] == pytest.approx(1.0)
     assert rates[20] == pytest.approx(1.0)
-    assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[20:]))
 
 
 def test_each_schedule_ends_where_it_should():

@@ -52,7 +52,7 @@ def stop_after(monkeypatch):
         monkeypatch.setattr(StopRequest, "install", install)
         monkeypatch.setattr(TrainingSet, "__getitem__", load)
 
-    yield after
+    return after
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -64,10 +64,19 @@ def test_a_run_leaves_what_it_promises(tmp_path, digits):
     outcome, events = run(tiny(tmp_path, manifest=digits, eval_steps=6, price_per_hour=0.5))
     folder = tmp_path / "run"
     assert (outcome.reason, outcome.step) == ("finished", 12)
-    for name in ("run.json", "config.yaml", "events.jsonl", "trainer_log.txt", "config.json", "model.safetensors",
-                 "tokenizer.json", "latest.json", "best.json"):
+    for name in (
+        "run.json",
+        "config.yaml",
+        "events.jsonl",
+        "trainer_log.txt",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "latest.json",
+        "best.json",
+    ):
         assert (folder / name).is_file(), name
-    assert list(read(folder / "events.jsonl"))[0].kind == "run"
+    assert next(read(folder / "events.jsonl")).kind == "run"
     kinds = {event.kind for event in events}
     assert kinds >= {"run", "derived", "stage", "train", "eval", "save", "system", "end"}
     assert [step for step, _ in losses(events)] == list(range(1, 13))
@@ -76,7 +85,10 @@ def test_a_run_leaves_what_it_promises(tmp_path, digits):
     last = evaluations[-1].values
     lines = [json.loads(line) for line in (folder / last["hypotheses"]).read_text().splitlines()]
     assert len(lines) == last["utterances"] == 100
-    assert last["wer"] == sum(line["substitutions"] + line["deletions"] + line["insertions"] for line in lines) / last["words"]
+    assert (
+        last["wer"]
+        == sum(line["substitutions"] + line["deletions"] + line["insertions"] for line in lines) / last["words"]
+    )
     assert all(not directory.problems(path) for path in checkpoint.all_steps(folder))
     assert open_model(str(folder)).tokenizer.size == open_model(str(checkpoint.all_steps(folder)[0])).tokenizer.size
     assert [event.values["cost"] for event in events if event.kind == "train"][-1] > 0
@@ -95,7 +107,7 @@ def test_running_it_again_says_that_it_is_done(tmp_path, digits):
 
 @pytest.mark.parametrize(("stop_at", "workers"), [(1, 0), (5, 0), (7, 0)])
 def test_resuming_a_stopped_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, digits, stop_after, stop_at, workers):
-    straight, events = run(tiny(tmp_path / "a", manifest=digits, data=AUGMENTED))
+    _, events = run(tiny(tmp_path / "a", manifest=digits, data=AUGMENTED))
     stop_after(stop_at)
     first, first_events = run(tiny(tmp_path / "b", manifest=digits, data=AUGMENTED, dataloader_num_workers=workers))
     assert (first.reason, first.step) == ("interrupted", stop_at)
@@ -113,7 +125,9 @@ def test_resuming_a_stopped_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, d
 def test_the_same_utterances_meet_each_step_for_any_number_of_workers(tmp_path, digits):
     seen = {}
     for workers in (0, 1, 2):
-        _, events = run(tiny(tmp_path / str(workers), manifest=digits, data=AUGMENTED, dataloader_num_workers=workers, max_steps=6))
+        _, events = run(
+            tiny(tmp_path / str(workers), manifest=digits, data=AUGMENTED, dataloader_num_workers=workers, max_steps=6)
+        )
         seen[workers] = losses(events)
     assert seen[0] == seen[1] == seen[2]
 
@@ -126,7 +140,14 @@ def test_evaluation_does_not_see_augmentation(tmp_path, digits):
         _, events = run(tiny(tmp_path / name, manifest=digits, data={"augment": augment}, max_steps=4))
         results.append([(e.values["loss"], e.values["wer"]) for e in events if e.kind == "eval"])
     assert results[0] == results[1]
-    _, events = run(tiny(tmp_path / "c", manifest=digits, max_steps=4, data={"augment": {"speeds": [2.0], "spec_augment": {"time_fraction": 1.0, "time_width": 500}}}))
+    _, events = run(
+        tiny(
+            tmp_path / "c",
+            manifest=digits,
+            max_steps=4,
+            data={"augment": {"speeds": [2.0], "spec_augment": {"time_fraction": 1.0, "time_width": 500}}},
+        )
+    )
     model = open_model(str(tmp_path / "c" / "run"))
     evaluated = next(e for e in events if e.kind == "eval").values
     from auricle.core.config import EvaluationConfig, TrainingConfig
@@ -135,8 +156,15 @@ def test_evaluation_does_not_see_augmentation(tmp_path, digits):
     from auricle.train.engine import Engine
     from auricle.train.evaluate import evaluate
 
-    outside = evaluate("digits", Manifest.open(digits).where(split="test"), model.task, model.model,
-                       Engine(TrainingConfig(max_steps=1, batch_seconds=1.0, device="cpu")), EvaluationConfig(), budget=Budget(seconds=6.0))
+    outside = evaluate(
+        "digits",
+        Manifest.open(digits).where(split="test"),
+        model.task,
+        model.model,
+        Engine(TrainingConfig(max_steps=1, batch_seconds=1.0, device="cpu")),
+        EvaluationConfig(),
+        budget=Budget(seconds=6.0),
+    )
     assert outside.summary()["loss"] == evaluated["loss"]
     assert outside.summary()["wer"] == evaluated["wer"]
 
@@ -161,7 +189,10 @@ def test_a_run_can_be_given_more_steps(tmp_path, digits):
 
 
 def test_stages_freeze_carry_moments_and_leave_the_loss_where_it_was(tmp_path, digits):
-    stages = {"head": {"trainable": ["ctc_head"], "max_steps": 3}, "all": {"max_steps": 3, "learning_rates": {"encoder": 1e-4}}}
+    stages = {
+        "head": {"trainable": ["ctc_head"], "max_steps": 3},
+        "all": {"max_steps": 3, "learning_rates": {"encoder": 1e-4}},
+    }
     _, events = run(tiny(tmp_path, manifest=digits, stages=stages))
     named = {event.stage: event.values for event in events if event.kind == "stage"}
     assert set(named["head"]["components"]) == {"ctc_head"}
@@ -175,7 +206,15 @@ def test_stages_freeze_carry_moments_and_leave_the_loss_where_it_was(tmp_path, d
 
 def test_a_weights_only_start_begins_at_step_zero_with_the_weights(tmp_path, digits):
     run(tiny(tmp_path / "a", manifest=digits))
-    _, events = run(tiny(tmp_path / "b", manifest=digits, pretrained_model_path=str(tmp_path / "a" / "run"), max_steps=1, learning_rate=1e-9))
+    _, events = run(
+        tiny(
+            tmp_path / "b",
+            manifest=digits,
+            pretrained_model_path=str(tmp_path / "a" / "run"),
+            max_steps=1,
+            learning_rate=1e-9,
+        )
+    )
     report = next(event for event in events if event.kind == "weights").values
     assert (report["missing"], report["unexpected"]) == ((), ())
     first, second = (load_file(tmp_path / name / "run" / "model.safetensors") for name in "ab")
@@ -216,7 +255,9 @@ def test_audio_that_breaks_after_preparation_is_counted_and_stops_a_run_when_it_
     victims[2].unlink()
     with pytest.raises(DataError, match="could not be read"):
         run(tiny(tmp_path / "a", manifest=manifest.folder, data={"max_rejected": 0.01}, num_train_epochs=1.0))
-    outcome, events = run(tiny(tmp_path / "b", manifest=manifest.folder, data={"max_rejected": 0.2}, num_train_epochs=2.0, max_steps=100))
+    _, events = run(
+        tiny(tmp_path / "b", manifest=manifest.folder, data={"max_rejected": 0.2}, num_train_epochs=2.0, max_steps=100)
+    )
     listed = [tuple(row[:2]) for event in events if event.kind == "rejected" for row in event.values["listed"]]
     assert {reason for _, reason in listed} == {"unreadable", "missing_file"}
     assert len({name for name, _ in listed}) == 2
@@ -253,12 +294,25 @@ loop.train_step = spy
 model = {{"dropout": 0.0}}
 import tests.experiments as e
 e.MODEL = {{**e.MODEL, **model}}
-_, events = run(tiny(Path({str(config_folder)!r}), manifest=Path({str(digits)!r}), gradient_accumulation_steps={2 // processes}, max_steps=6, eval_steps=3))
-Path({str(config_folder)!r}, f"rank{{os.environ.get('RANK', '0')}}.json").write_text(json.dumps({{"ids": seen, "losses": losses(events),
-  "evals": [[x.values["wer"], x.values["loss"], x.values["utterances"]] for x in events if x.kind == "eval"]}}))
+folder = Path({str(config_folder)!r})
+settings = {{"gradient_accumulation_steps": {2 // processes}, "max_steps": 6, "eval_steps": 3}}
+config = tiny(folder, manifest=Path({str(digits)!r}), **settings)
+_, events = run(config)
+evals = [[x.values["wer"], x.values["loss"], x.values["utterances"]] for x in events if x.kind == "eval"]
+found = {{"ids": seen, "losses": losses(events), "evals": evals}}
+(folder / f"rank{{os.environ.get('RANK', '0')}}.json").write_text(json.dumps(found))
 """)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script)]
-    done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=200, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        str(script),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((config_folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
 
@@ -271,7 +325,7 @@ def _environment() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_two_ranks_meet_the_same_utterances_losses_and_scores_as_one(tmp_path, digits):
-    one, = torchrun(tmp_path / "one", digits, 1)
+    (one,) = torchrun(tmp_path / "one", digits, 1)
     two = torchrun(tmp_path / "two", digits, 2)
     together = [sorted(first + second) for first, second in zip(two[0]["ids"], two[1]["ids"], strict=True)]
     assert together == one["ids"]

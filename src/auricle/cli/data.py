@@ -21,10 +21,12 @@ def prepare(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A source, as fsdd; `auricle list sources` has all.")],
     to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Its keys, as folder=corpus/fsdd.")] = None,
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Its keys, as folder=corpus/fsdd.")
+    ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one a core by default.")] = None,
     max_rejected: Annotated[
-        float, typer.Option("--max-rejected", help="Fraction of damaged rows to put up with.")] = 0.01,
+        float, typer.Option("--max-rejected", help="Fraction of damaged rows to put up with.")
+    ] = 0.01,
 ) -> None:
     """Prepare a corpus: decode, judge and measure every utterance, then publish a manifest."""
     from auricle.cli.console import preparing
@@ -35,8 +37,10 @@ def prepare(
     config = decode_block("data.sources", values, f"auricle data prepare {source}")
     with preparing() as progress:
         manifest = prepare(config, to, workers=workers, max_rejected=max_rejected, progress=progress)
-    print(f"{to}: {len(manifest)} utterances, {manifest.summary['hours']:.2f} h, "
-          f"{len(manifest.rejections)} filtered or rejected; `auricle data inspect {to}` shows more")
+    print(
+        f"{to}: {len(manifest)} utterances, {manifest.summary['hours']:.2f} h, "
+        f"{len(manifest.rejections)} filtered or rejected; `auricle data inspect {to}` shows more"
+    )
 
 
 def _mapping(settings: list[str]) -> dict[str, Any]:
@@ -75,8 +79,10 @@ def _show(manifest: "Manifest") -> None:
     from auricle.cli.console import show_table
 
     summary = manifest.summary
-    print(f"{manifest.folder}: {summary['utterances']} utterances, {summary['hours']:.2f} h, "
-          f"{summary['speakers']} speakers")
+    print(
+        f"{manifest.folder}: {summary['utterances']} utterances, {summary['hours']:.2f} h, "
+        f"{summary['speakers']} speakers"
+    )
     print(f"source {summary['source']['kind']}, fingerprint {summary['fingerprint']}\n")
     show_table({"split": name, **entry, "hours": f"{entry['hours']:.2f}"} for name, entry in summary["splits"].items())
     print(f"\nseconds    {_listed(summary['seconds'])}")
@@ -105,8 +111,12 @@ def _listed(values: Mapping[str, Any]) -> str:
 def plan(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A prepared folder.")],
     split: Annotated[str, typer.Option("--split", help="The split to plan.")] = "train",
-    batch_seconds: Annotated[float, typer.Option("--batch-seconds", help="Audio a micro-batch, padding included.")] = 120.0,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="At most so many utterances a micro-batch.")] = None,
+    batch_seconds: Annotated[
+        float, typer.Option("--batch-seconds", help="Audio a micro-batch, padding included.")
+    ] = 120.0,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="At most so many utterances a micro-batch.")
+    ] = None,
     micro_batches: Annotated[int, typer.Option("--micro-batches", help="Micro-batches a step, over all ranks.")] = 1,
     seed: Annotated[int, typer.Option("--seed")] = 42,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -118,7 +128,9 @@ def plan(
 
     found = Manifest.open(manifest).where(split=split)
     if not len(found):
-        raise UsageError(f"--split: no utterance in split '{split}' of {manifest}; `auricle data inspect {manifest}` lists them")
+        raise UsageError(
+            f"--split: no utterance in split '{split}' of {manifest}; `auricle data inspect {manifest}` lists them"
+        )
     budget = Budget(seconds=batch_seconds, utterances=batch_size, micro_batches=micro_batches)
     figures = _planned(found.seconds, plan(found.seconds, seed=seed, epoch=0, budget=budget), seed)
     if as_json:
@@ -134,7 +146,13 @@ def _planned(seconds: Any, made: Any, seed: int) -> dict[str, float]:
     order = permutation(len(seconds), seed, "batches at random")
     batches = [seconds[order[first : first + size]] for first in range(0, len(order), size)]
     padded = sum(float(batch.max()) * len(batch) for batch in batches)
-    return {"utterances": len(seconds), "audio_hours": round(float(seconds.sum()) / 3600, 3), "steps": made.steps,
-            "micro_batches": made.micro_batches, "utterances_a_micro_batch": round(len(seconds) / made.micro_batches, 1),
-            "longest_seconds": round(float(seconds.max()), 2), "padding_percent": round(100 * made.padding(seconds), 2),
-            "padding_percent_at_random": round(100 * (1 - float(seconds.sum()) / padded), 2)}
+    return {
+        "utterances": len(seconds),
+        "audio_hours": round(float(seconds.sum()) / 3600, 3),
+        "steps": made.steps,
+        "micro_batches": made.micro_batches,
+        "utterances_a_micro_batch": round(len(seconds) / made.micro_batches, 1),
+        "longest_seconds": round(float(seconds.max()), 2),
+        "padding_percent": round(100 * made.padding(seconds), 2),
+        "padding_percent_at_random": round(100 * (1 - float(seconds.sum()) / padded), 2),
+    }

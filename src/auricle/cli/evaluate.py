@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +14,15 @@ from auricle.core.errors import DataError, UsageError, nearest
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run, checkpoint or exported folder, or a hub id.")],
-    data: Annotated[str, typer.Option("--data", help="A manifest folder, or a data set of the run; the run's only one by default.")] = "",
+    data: Annotated[
+        str, typer.Option("--data", help="A manifest folder, or a data set of the run; the run's only one by default.")
+    ] = "",
     split: Annotated[str, typer.Option("--split", help="Split of the manifest; `all` takes every row.")] = "test",
     decoder: Annotated[str, typer.Option("--decoder", help="Empty is the model's own.")] = "",
     normalizer: Annotated[str, typer.Option("--normalizer", help="none, basic, whisper_english or hebrew.")] = "basic",
-    compare: Annotated[str, typer.Option("--compare", help="A second model: prints the paired 95 % interval of the difference.")] = "",
+    compare: Annotated[
+        str, typer.Option("--compare", help="A second model: prints the paired 95 % interval of the difference.")
+    ] = "",
     device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
     batch_seconds: Annotated[float, typer.Option("--batch-seconds", help="Audio a batch, padding included.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -32,7 +37,9 @@ def evaluate(
         known = sorted(set(manifest.column("split")))
         raise DataError(f"--split: no utterance in split '{split}' of {folder}; {nearest(split, known)}")
     name = f"{data or folder.name}-{split}".replace("/", "_")
-    results = [_run(which, name, rows, decoder, normalizer, device, batch_seconds) for which in filter(None, [model, compare])]
+    results = [
+        _run(which, name, rows, decoder, normalizer, device, batch_seconds) for which in filter(None, [model, compare])
+    ]
     figures = [_figures(which, result) for which, result in zip([model, compare], results, strict=False)]
     _store(Path(model), name, figures[0], results[0])
     paired = _paired(results) if compare else None
@@ -48,8 +55,10 @@ def _data_folder(model: str, data: str) -> Path:
         return Path(data)
     run = Path(model) / "run.json"
     if not run.is_file():
-        raise UsageError(f"--data: '{data}' is no manifest folder, and {model} is no run folder that would know data sets; "
-                         "prepare one with `auricle data prepare`")
+        raise UsageError(
+            f"--data: '{data}' is no manifest folder, and {model} is no run folder that would know data sets; "
+            "prepare one with `auricle data prepare`"
+        )
     from auricle.core.decode import decode_block
     from auricle.data.prepare import folder_of
 
@@ -58,10 +67,14 @@ def _data_folder(model: str, data: str) -> Path:
     if not data and len(names) == 1:
         data = next(iter(names))
     if data not in names:
-        raise UsageError(f"--data: '{data}' is neither a manifest folder nor a data set of {model}; {nearest(data, names)}")
+        raise UsageError(
+            f"--data: '{data}' is neither a manifest folder nor a data set of {model}; {nearest(data, names)}"
+        )
     if names[data]["manifest"]:
         return Path(names[data]["manifest"])
-    return folder_of(decode_block("data.sources", names[data]["source"], str(run)), Path(settings["prepared_dir"]), data)
+    return folder_of(
+        decode_block("data.sources", names[data]["source"], str(run)), Path(settings["prepared_dir"]), data
+    )
 
 
 def _run(model: str, name: str, rows: Any, decoder: str, normalizer: str, device: str, batch_seconds: float) -> Any:
@@ -75,8 +88,15 @@ def _run(model: str, name: str, rows: Any, decoder: str, normalizer: str, device
     if decoder and decoder not in assembly.task.decoders:
         raise UsageError(f"--decoder: no decoder '{decoder}'; {nearest(decoder, assembly.task.decoders)}")
     engine = Engine(TrainingConfig(max_steps=1, batch_seconds=batch_seconds, device=device))
-    return evaluate(name, rows, assembly.task, assembly.model.to(engine.device), engine,
-                    EvaluationConfig(normalizer=normalizer, decoder=decoder), budget=Budget(seconds=batch_seconds))
+    return evaluate(
+        name,
+        rows,
+        assembly.task,
+        assembly.model.to(engine.device),
+        engine,
+        EvaluationConfig(normalizer=normalizer, decoder=decoder),
+        budget=Budget(seconds=batch_seconds),
+    )
 
 
 def _figures(model: str, result: Any) -> dict[str, Any]:
@@ -84,7 +104,10 @@ def _figures(model: str, result: Any) -> dict[str, Any]:
 
     by_source = by_group((row.source, row.counts["wer"]) for row in result.scored)
     by_length = by_duration((row.seconds, row.counts["wer"]) for row in result.scored)
-    rates = [{name: {"wer": counts.rate, "words": counts.reference} for name, counts in group.items()} for group in (by_source, by_length)]
+    rates = [
+        {name: {"wer": counts.rate, "words": counts.reference} for name, counts in group.items()}
+        for group in (by_source, by_length)
+    ]
     return {"model": model, **result.summary(), "by_source": rates[0], "by_duration": rates[1]}
 
 
@@ -112,18 +135,25 @@ def _paired(results: list[Any]) -> dict[str, float] | None:
 
 def _show(figures: list[dict[str, Any]], paired: dict[str, float] | None) -> None:
     for figure in figures:
-        interval = "" if figure["wer_low"] is None else f"  95 % interval [{figure['wer_low']:.2%}, {figure['wer_high']:.2%}]"
-        print(f"{figure['model']} on {figure['dataset']} ({figure['utterances']} utterances, {figure['audio_seconds'] / 3600:.2f} h)")
-        print(f"  WER {figure['wer']:.2%}{interval}   CER {figure['cer']:.2%}")
-        print(f"  substitutions {figure['substitutions']}, deletions {figure['deletions']}, insertions {figure['insertions']} "
-              f"of {figure['words']} words; empty hypotheses {figure['empty_hypotheses']}")
-        print(f"  decoder {figure['decoder']}, normaliser {figure['normalizer']} {figure['normalizer_version']}, "
-              f"{figure['audio_seconds'] / max(figure['seconds'], 1e-9):.0f} × real time")
-        for title in ("by_source", "by_duration"):
-            for name, entry in figure[title].items():
-                print(f"  {title.replace('_', ' ')} {name or '(none)'}: {entry['wer']:.2%} of {entry['words']} words")
-        if figure["rejected"]:
-            print(f"  counted as errors because unreadable: {figure['rejected']}")
+        print("\n".join(_lines(figure)))
     if paired:
-        print(f"difference (second − first): {paired['rate']:+.2%}, paired 95 % interval [{paired['low']:+.2%}, {paired['high']:+.2%}], "
+        interval = f"[{paired['low']:+.2%}, {paired['high']:+.2%}]"
+        print(f"difference (second − first): {paired['rate']:+.2%}, paired 95 % interval {interval}, "
               f"probability that the second is better {paired['improvement']:.0%}")
+
+
+def _lines(figure: dict[str, Any]) -> Iterator[str]:
+    low, high, hours = figure["wer_low"], figure["wer_high"], figure["audio_seconds"] / 3600
+    interval = "" if low is None else f"  95 % interval [{low:.2%}, {high:.2%}]"
+    yield f"{figure['model']} on {figure['dataset']} ({figure['utterances']} utterances, {hours:.2f} h)"
+    yield f"  WER {figure['wer']:.2%}{interval}   CER {figure['cer']:.2%}"
+    kinds = ", ".join(f"{kind} {figure[kind]}" for kind in ("substitutions", "deletions", "insertions"))
+    yield f"  {kinds} of {figure['words']} words; empty hypotheses {figure['empty_hypotheses']}"
+    speed = figure["audio_seconds"] / max(figure["seconds"], 1e-9)
+    yield (f"  decoder {figure['decoder']}, normaliser {figure['normalizer']} {figure['normalizer_version']}, "
+           f"{speed:.0f} × real time")
+    for title in ("by_source", "by_duration"):
+        for name, entry in figure[title].items():
+            yield f"  {title.replace('_', ' ')} {name or '(none)'}: {entry['wer']:.2%} of {entry['words']} words"
+    if figure["rejected"]:
+        yield f"  counted as errors because unreadable: {figure['rejected']}"

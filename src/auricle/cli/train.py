@@ -11,7 +11,9 @@ import typer
 
 def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="+experiments=NAME and key=value, as in Hydra.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Rename the run folder and start anew; nothing is deleted.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Rename the run folder and start anew; nothing is deleted.")
+    ] = False,
     nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one a GPU.")] = 1,
 ) -> None:
     """Train an experiment; the same command again resumes it or says that it is done."""
@@ -27,8 +29,18 @@ def train(
 
 
 def _with_torchrun(overrides: list[str], fresh: bool, nproc: int) -> int:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}",
-               "-m", "auricle", "train", *overrides, *(["--fresh"] if fresh else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={nproc}",
+        "-m",
+        "auricle",
+        "train",
+        *overrides,
+        *(["--fresh"] if fresh else []),
+    ]
     return subprocess.run(command, check=False).returncode
 
 
@@ -41,11 +53,18 @@ def _train(composed, config, fresh: bool) -> int:
     from auricle.train.start import Start, train
 
     command = shlex.join(["auricle", "train", *composed.overrides])
-    start = Start(experiment=composed.experiment or "", command=command, config_yaml=to_yaml(config, composed.overrides))
+    start = Start(
+        experiment=composed.experiment or "", command=command, config_yaml=to_yaml(config, composed.overrides)
+    )
     folder = location(config, start.experiment)
     is_main = os.environ.get("RANK", "0") == "0"
     with preparing() as progress, follow.trackers(folder, config.training.report_to if is_main else []) as on_event:
-        outcome = train(config, start, fresh=fresh, progress=progress, sinks=[show_event, keep_trainer_state(folder), on_event])
+        outcome = train(
+            config, start, fresh=fresh, progress=progress, sinks=[show_event, keep_trainer_state(folder), on_event]
+        )
     if outcome.reason == "already finished" and is_main:
-        print(f"{outcome.folder} is done: {outcome.step} steps. Give it more with training.max_steps=…, or start anew with --fresh")
+        print(
+            f"{outcome.folder} is done: {outcome.step} steps. Give it more with training.max_steps=…, "
+            "or start anew with --fresh"
+        )
     return 130 if outcome.reason == "interrupted" else 0

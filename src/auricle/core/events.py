@@ -1,6 +1,6 @@
 """The run's truth: one append-only file of JSON lines, one writer a file, many readers.
 
-    {"time": 1790.1, "kind": "train", "run": "quickstart", "rank": 0, "segment": 0, "stage": "main", "step": 25, "loss": 8.34, …}
+    {"time": 1790.1, "kind": "train", "run": "quickstart", "stage": "main", "step": 25, "loss": 8.34, …}
 
 A `resume` event names the step that training returns to. Nothing is ever moved or deleted: readers skip the training
 and evaluation rows that it supersedes (`current`), while time and cost rows stay. A torn last line (a killed writer)
@@ -22,7 +22,7 @@ SUPERSEDED_BY_RESUME = ("train", "eval", "save", "stage")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One line of the log. `step` is the run's optimizer step (never a micro-batch); `segment` counts starts and resumes."""
+    """One line of the log. `step` is the run's optimizer step, never a micro-batch; `segment` counts the starts."""
 
     kind: str
     time: float = 0.0
@@ -63,7 +63,9 @@ Sink = Callable[[Event], None]
 class EventLog:
     """Appends events and hands each to the sinks (console line, text log). Safe to call from two threads."""
 
-    def __init__(self, path: Path, *, run: str = "", rank: int = 0, segment: int = 0, sinks: Iterable[Sink] = ()) -> None:
+    def __init__(
+        self, path: Path, *, run: str = "", rank: int = 0, segment: int = 0, sinks: Iterable[Sink] = ()
+    ) -> None:
         self.path, self.run, self.rank, self.segment = path, run, rank, segment
         self.sinks = list(sinks)
         self._lock = threading.Lock()
@@ -73,8 +75,16 @@ class EventLog:
             self._file.write("\n")
 
     def write(self, kind: str, *, stage: str = "", step: int = 0, **values: Any) -> Event:
-        event = Event(kind=kind, time=time.time(), run=self.run, rank=self.rank, segment=self.segment,
-                      stage=stage, step=step, values=values)
+        event = Event(
+            kind=kind,
+            time=time.time(),
+            run=self.run,
+            rank=self.rank,
+            segment=self.segment,
+            stage=stage,
+            step=step,
+            values=values,
+        )
         with self._lock:
             self._file.write(event.to_json() + "\n")
             self._file.flush()

@@ -17,13 +17,19 @@ class Progress:
     run_steps: int = 0
 
     def after_step(self, *, epochs: float, audio_hours: float, wall_hours: float) -> "Progress":
-        return replace(self, steps=self.steps + 1, run_steps=self.run_steps + 1, epochs=epochs,
-                       audio_hours=self.audio_hours + audio_hours, wall_hours=wall_hours)
+        return replace(
+            self,
+            steps=self.steps + 1,
+            run_steps=self.run_steps + 1,
+            epochs=epochs,
+            audio_hours=self.audio_hours + audio_hours,
+            wall_hours=wall_hours,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """`Extent(500, "steps")`. The fraction done drives the schedules; wall clock is not reproducible, the others are."""
+    """`Extent(500, "steps")`. The fraction done drives the schedules; only wall clock is not reproducible."""
 
     amount: float
     unit: Unit

@@ -56,8 +56,10 @@ def noise_files(config: NoiseConfig) -> list[Path]:
     """All recordings below the folder, sorted; DataError when there are none."""
     found = sorted(path for path in Path(config.folder).rglob("*") if path.suffix.lower() in NOISE_SUFFIXES)
     if not found:
-        raise DataError(f"data.augment.noise.folder: no recording below '{config.folder}'; expected files ending in "
-                        f"{', '.join(sorted(NOISE_SUFFIXES))}. Correct the folder, or set data.augment.noise to null")
+        raise DataError(
+            f"data.augment.noise.folder: no recording below '{config.folder}'; expected files ending in "
+            f"{', '.join(sorted(NOISE_SUFFIXES))}. Correct the folder, or set data.augment.noise to null"
+        )
     return found
 
 
@@ -67,7 +69,7 @@ def _read_noise(path: Path, sample_rate: int) -> np.ndarray:
 
 
 def add_noise(audio: np.ndarray, noise: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Adds a random stretch of the noise (repeated if it is short) at the given signal-to-noise ratio of mean powers. (T,)"""
+    """Adds a random stretch of the noise (repeated if short) at a signal-to-noise ratio of mean powers. (T,)"""
     if not len(audio) or not len(noise):
         return audio
     start = int(rng.integers(len(noise)))

@@ -17,7 +17,7 @@ def key(*parts: object) -> int:
 def permutation(size: int, *parts: object) -> np.ndarray:
     """A permutation of `size` rows that depends on the parts alone. (size,) int64
 
-    Sorts the raw stream of a counter-based generator, which numpy promises never to change; its `permutation` it does not.
+    Sorts the raw stream of a counter-based generator: numpy promises never to change that, and not its `permutation`.
     """
     return np.argsort(np.random.Philox(key=key(*parts)).random_raw(size), kind="stable")
 
@@ -33,7 +33,7 @@ def id_hashes(ids: list[str]) -> np.ndarray:
 
 
 def uniforms(hashes: np.ndarray, occurrences: np.ndarray, *parts: object) -> np.ndarray:
-    """One number in [0, 1) an utterance, all at once: splitmix64's finaliser (Steele et al. 2014) over the hashes. (N,)"""
+    """One number in [0, 1) an utterance, all at once: splitmix64's finaliser (Steele et al. 2014). (N,)"""
     salt = np.uint64(key(*parts) & 0xFFFFFFFFFFFFFFFF)
     mixed = hashes ^ (salt + _GOLDEN * (occurrences.astype(np.uint64) + np.uint64(1)))
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

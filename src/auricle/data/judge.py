@@ -13,11 +13,27 @@ from typing import Literal
 from auricle.core.errors import DataError
 
 FILTERS = frozenset({"too_short", "too_long"})
-REASONS = FILTERS | {"missing_file", "unreadable", "zero_length", "not_finite", "empty_transcript", "unknown_characters",
-                     "ctc_infeasible"}
+REASONS = FILTERS | {
+    "missing_file",
+    "unreadable",
+    "zero_length",
+    "not_finite",
+    "empty_transcript",
+    "unknown_characters",
+    "ctc_infeasible",
+}
 
-Reason = Literal["too_short", "too_long", "missing_file", "unreadable", "zero_length", "not_finite",
-                 "empty_transcript", "unknown_characters", "ctc_infeasible"]
+Reason = Literal[
+    "too_short",
+    "too_long",
+    "missing_file",
+    "unreadable",
+    "zero_length",
+    "not_finite",
+    "empty_transcript",
+    "unknown_characters",
+    "ctc_infeasible",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +110,17 @@ def count_by_reason(rejections: Iterable[Rejection]) -> dict[str, int]:
 
 
 def refuse_if_too_many(rejections: Iterable[Rejection], rows: int, max_rejected: float, where: str) -> None:
-    """Raises DataError when the rejected (not the filtered) rows exceed the fraction `max_rejected`, or none is left."""
+    """Raises DataError when the rejected (not the filtered) rows exceed `max_rejected`, or none is left."""
     rejections = list(rejections)
     rejected = [rejection for rejection in rejections if not rejection.filtered]
     listed = "; ".join(f"{r.id}: {r.reason} {r.detail}".rstrip() for r in rejected[:3])
     if rows and len(rejected) > max_rejected * rows:
-        raise DataError(f"{where}: {len(rejected)} of {rows} rows rejected ({count_by_reason(rejected)}), more than "
-                        f"max_rejected {max_rejected:.1%}; first: {listed}. Mend the data or raise data.max_rejected")
+        raise DataError(
+            f"{where}: {len(rejected)} of {rows} rows rejected ({count_by_reason(rejected)}), more than "
+            f"max_rejected {max_rejected:.1%}; first: {listed}. Mend the data or raise data.max_rejected"
+        )
     if rows == len(rejections):
-        raise DataError(f"{where}: no row left of {rows} ({count_by_reason(rejections) or 'the data set is empty'}); "
-                        f"expected at least one usable utterance{'; first: ' + listed if listed else ''}")
+        raise DataError(
+            f"{where}: no row left of {rows} ({count_by_reason(rejections) or 'the data set is empty'}); "
+            f"expected at least one usable utterance{'; first: ' + listed if listed else ''}"
+        )

@@ -1,6 +1,6 @@
 """From a plan to batches: worker processes read, resample, augment and collate.
 
-    Plan ──MicroBatch (rows)──► worker: read_audio → Augment → Utterance → task.collate ──► Batch
+Plan ──MicroBatch (rows)──► worker: read_audio → Augment → Utterance → task.collate ──► Batch
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,8 +66,18 @@ class Rows:
 class TrainingSet(Dataset):
     """The rows of a stage with their plan and augmentation; `self[micro_batch]` is a collated batch."""
 
-    def __init__(self, rows: Rows, *, collate: Collate, sample_rate: int, budget: Budget, seed: int,
-                 window: int = 20_000, weights: tuple[float, ...] | None = None, augment: Augment | None = None) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        collate: Collate,
+        sample_rate: int,
+        budget: Budget,
+        seed: int,
+        window: int = 20_000,
+        weights: tuple[float, ...] | None = None,
+        augment: Augment | None = None,
+    ) -> None:
         if not len(rows):
             raise DataError("training set: no utterance; expected at least one. Look at `auricle data inspect`")
         self.rows, self.collate, self.sample_rate = rows, collate, sample_rate
@@ -90,8 +100,14 @@ class TrainingSet(Dataset):
             if len(self._plans) == PLANS_KEPT:
                 del self._plans[min(self._plans)]
             rows, occurrences = self.mixture.epoch(self.seed, epoch)
-            places = plan(self.lengths(epoch, rows, occurrences), seed=self.seed, epoch=epoch, budget=self.budget,
-                          window=self.window, occurrences=occurrences)
+            places = plan(
+                self.lengths(epoch, rows, occurrences),
+                seed=self.seed,
+                epoch=epoch,
+                budget=self.budget,
+                window=self.window,
+                occurrences=occurrences,
+            )
             self._plans[epoch] = replace(places, rows=rows[places.rows])
         return self._plans[epoch]
 
@@ -121,8 +137,14 @@ class TrainingSet(Dataset):
             audio = self.augment.audio(audio, speed, rng)
             spec_augment = self.augment.config.spec_augment
             masks = FeatureMasks(spec_augment, rng) if spec_augment else None
-        return Utterance(id=row.id, audio=audio, sample_rate=self.sample_rate, text=row.text,
-                         seconds=len(audio) / self.sample_rate, augment_features=masks)
+        return Utterance(
+            id=row.id,
+            audio=audio,
+            sample_rate=self.sample_rate,
+            text=row.text,
+            seconds=len(audio) / self.sample_rate,
+            augment_features=masks,
+        )
 
 
 class EvaluationSet(Dataset):
@@ -140,17 +162,29 @@ class EvaluationSet(Dataset):
             except AudioProblem as problem:
                 audio = np.zeros(0, np.float32)
                 rejections.append(Rejection(problem.reason, row.id, problem.detail))
-            utterances.append(Utterance(id=row.id, audio=audio, sample_rate=self.sample_rate, text=row.text,
-                                        seconds=len(audio) / self.sample_rate))
+            utterances.append(
+                Utterance(
+                    id=row.id,
+                    audio=audio,
+                    sample_rate=self.sample_rate,
+                    text=row.text,
+                    seconds=len(audio) / self.sample_rate,
+                )
+            )
         batch = self.collate(utterances)
         return replace(batch, rejections=tuple(rejections)) if rejections else batch
 
 
 def batches(dataset: Dataset, places: Iterable[Any], workers: int) -> Iterator[Any]:
     """Batches in the order of `places`, whatever the number of workers."""
-    loader = DataLoader(dataset, sampler=_Places(places), batch_size=None, num_workers=workers,
-                        prefetch_factor=4 if workers else None,
-                        generator=torch.Generator())  # its own: iterating must not draw from the model's randomness
+    loader = DataLoader(
+        dataset,
+        sampler=_Places(places),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),
+    )  # its own: iterating must not draw from the model's randomness
     return iter(loader)
 
 

@@ -22,15 +22,19 @@ def folder_of(name: str) -> Path:
         raise ModelError(f"'{name}': holds no {CONFIG}, so it is no model folder{_hint(path)}")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.parent.exists():
         return _from_hub(name)
-    raise ModelError(f"'{name}': no such folder; expected a run folder (outputs/<run_name>), a checkpoint folder, "
-                     f"an exported folder or a hub id (owner/name){_near(path)}")
+    raise ModelError(
+        f"'{name}': no such folder; expected a run folder (outputs/<run_name>), a checkpoint folder, "
+        f"an exported folder or a hub id (owner/name){_near(path)}"
+    )
 
 
 def _hint(path: Path) -> str:
     checkpoints = sorted((path / "checkpoints").glob("step-*"))
     if checkpoints:
         return f"; did you mean {checkpoints[-1]}?"
-    return "; the run saved nothing yet" if (path / "run.json").is_file() else "; expected what training or export wrote"
+    return (
+        "; the run saved nothing yet" if (path / "run.json").is_file() else "; expected what training or export wrote"
+    )
 
 
 def _near(path: Path) -> str:

@@ -29,7 +29,9 @@ def pick_device(name: str) -> torch.device:
 
 
 @torch.inference_mode()
-def transcribe(assembly: Assembly, paths: Sequence[Path], *, decoder: str = "", device: torch.device | None = None) -> Iterator[Transcript]:
+def transcribe(
+    assembly: Assembly, paths: Sequence[Path], *, decoder: str = "", device: torch.device | None = None
+) -> Iterator[Transcript]:
     """One transcript a file, in their order; the text does not depend on which files are given together.
 
     Raises DataError for the first file that cannot be read, UsageError for an unknown decoder.
@@ -43,8 +45,10 @@ def transcribe(assembly: Assembly, paths: Sequence[Path], *, decoder: str = "", 
     for start in range(0, len(paths), BATCH_UTTERANCES):
         chosen = paths[start : start + BATCH_UTTERANCES]
         audio = [read_audio(path, rate) for path in chosen]
-        utterances = [Utterance(id=str(path), audio=samples, sample_rate=rate, text="", seconds=len(samples) / rate)
-                      for path, samples in zip(chosen, audio, strict=True)]
+        utterances = [
+            Utterance(id=str(path), audio=samples, sample_rate=rate, text="", seconds=len(samples) / rate)
+            for path, samples in zip(chosen, audio, strict=True)
+        ]
         hypotheses = task.predict(model, task.collate(utterances).to(device), decoder)
         for path, utterance, hypothesis in zip(chosen, utterances, hypotheses, strict=True):
             yield Transcript(path=path, text=hypothesis.text, seconds=utterance.seconds)

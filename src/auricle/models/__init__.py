@@ -20,7 +20,7 @@ class Model(Protocol):
     """An `nn.Module` that tells its parts and its lengths."""
 
     frontend: nn.Module
-    """(T,) samples at `frontend.sample_rate` → (F, M) features; runs in the loader's workers, one utterance at a time."""
+    """(T,) samples at `frontend.sample_rate` → (F, M) features; runs in loader workers, one utterance at a time."""
 
     def components(self) -> Mapping[str, nn.Module]:
         """The named parts that a stage may train; together they hold every parameter."""

@@ -31,7 +31,7 @@ class Batch:
     seconds: float
     """Audio in the batch without padding."""
     counts: Mapping[str, float]
-    """What each loss term divides by: known before the first forward, summed over the step's micro-batches and ranks."""
+    """What each loss term divides by: known before the first forward, summed over micro-batches and ranks."""
     frames: int = 0
     """Feature frames without padding …"""
     padded_frames: int = 0
@@ -62,7 +62,7 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """The objective of a step is Σ weight · Σ sum / Σ count, each count over all micro-batches and ranks of the step."""
+    """The objective of a step is Σ weight · Σ sum / Σ count, counts over all its micro-batches and ranks."""
 
     terms: Mapping[str, Term]
 

@@ -49,7 +49,9 @@ def path_of(run_folder: Path, step: int) -> Path:
     return run_folder / "checkpoints" / f"{PREFIX}{step:09d}"
 
 
-def save(run_folder: Path, state: TrainingState, optimizer: torch.optim.Optimizer, write_model: Callable[[Path], None]) -> Path:
+def save(
+    run_folder: Path, state: TrainingState, optimizer: torch.optim.Optimizer, write_model: Callable[[Path], None]
+) -> Path:
     """Publishes the checkpoint of `state`, then makes its model the run folder's model if it is the best so far."""
 
     def write(folder: Path) -> None:
@@ -110,8 +112,10 @@ def prune(run_folder: Path, keep: int, best: dict | None) -> None:
 def load_state(checkpoint: Path) -> TrainingState:
     """Raises CheckpointError when the folder is no checkpoint or does not verify."""
     if wrong := directory.problems(checkpoint):
-        raise CheckpointError(f"{checkpoint}: {wrong[0]}; expected a checkpoint folder such as checkpoints/step-000000500. "
-                              "Name another one, or leave resume_from_checkpoint out to use the newest good one")
+        raise CheckpointError(
+            f"{checkpoint}: {wrong[0]}; expected a checkpoint folder such as checkpoints/step-000000500. "
+            "Name another one, or leave resume_from_checkpoint out to use the newest good one"
+        )
     return TrainingState.from_dict(json.loads((checkpoint / "trainer.json").read_text(encoding="utf-8")))
 
 

@@ -28,8 +28,10 @@ class Judged:
 
 def open_manifests(config: DataConfig, max_rejected: float, progress: Progress | None = None) -> dict[str, Manifest]:
     """Data set → its manifest; a source is prepared at first use."""
-    return {name: _open(name, entry, Path(config.prepared_dir), max_rejected, progress)
-            for name, entry in config.datasets.items()}
+    return {
+        name: _open(name, entry, Path(config.prepared_dir), max_rejected, progress)
+        for name, entry in config.datasets.items()
+    }
 
 
 def _open(name: str, entry: DatasetConfig, root: Path, max_rejected: float, progress: Progress | None) -> Manifest:
@@ -86,7 +88,7 @@ def training_rows(config: DataConfig, manifests: dict[str, Manifest], checks: Ch
 
 
 def evaluation_rows(config: DataConfig, manifests: dict[str, Manifest], seed: int) -> list[Judged]:
-    """The evaluation split of each data set, capped. Only damaged rows leave: what the model cannot say counts as errors."""
+    """The evaluation split of each data set, capped. Only damaged rows leave: what cannot be said counts as errors."""
     found = []
     for name, entry in config.datasets.items():
         if entry.eval_split is not None:
@@ -97,8 +99,12 @@ def evaluation_rows(config: DataConfig, manifests: dict[str, Manifest], seed: in
 
 
 def _bounded(checks: Checks, config: DataConfig) -> Checks:
-    return replace(checks, min_seconds=config.min_seconds, max_seconds=config.max_seconds,
-                   empty_transcript=checks.empty_transcript if checks.frames is None else config.empty_transcript)
+    return replace(
+        checks,
+        min_seconds=config.min_seconds,
+        max_seconds=config.max_seconds,
+        empty_transcript=checks.empty_transcript if checks.frames is None else config.empty_transcript,
+    )
 
 
 def weights(config: DataConfig, training: list[Judged]) -> tuple[float, ...] | None:
@@ -108,8 +114,10 @@ def weights(config: DataConfig, training: list[Judged]) -> tuple[float, ...] | N
         return None
     missing = [judged.name for judged, weight in zip(training, given, strict=True) if weight is None]
     if missing:
-        raise DataError(f"data.datasets.{missing[0]}.weight: missing although other data sets have one; "
-                        "give every data set a weight, or none")
+        raise DataError(
+            f"data.datasets.{missing[0]}.weight: missing although other data sets have one; "
+            "give every data set a weight, or none"
+        )
     return tuple(given)
 
 

@@ -46,10 +46,21 @@ class Scored:
 
     def to_json(self) -> str:
         words = self.counts.get("wer", Counts())
-        return json.dumps({"id": self.id, "source": self.source, "seconds": round(self.seconds, 3), "audio": self.audio,
-                           "reference": self.reference, "hypothesis": self.hypothesis,
-                           "substitutions": words.substitutions, "deletions": words.deletions,
-                           "insertions": words.insertions, "words": words.reference}, ensure_ascii=False)
+        return json.dumps(
+            {
+                "id": self.id,
+                "source": self.source,
+                "seconds": round(self.seconds, 3),
+                "audio": self.audio,
+                "reference": self.reference,
+                "hypothesis": self.hypothesis,
+                "substitutions": words.substitutions,
+                "deletions": words.deletions,
+                "insertions": words.insertions,
+                "words": words.reference,
+            },
+            ensure_ascii=False,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +89,38 @@ class Evaluation:
         total = sum(words, Counts())
         low, high = interval(words) or (None, None)
         return values | {
-            "wer_low": low, "wer_high": high, "substitutions": total.substitutions, "deletions": total.deletions,
-            "insertions": total.insertions, "words": total.reference, "utterances": len(self.scored),
-            "audio_seconds": sum(row.seconds for row in self.scored), "seconds": self.seconds, "loss": self.loss,
-            "dataset": self.dataset, "decoder": self.decoder, "normalizer": self.normalizer,
-            "normalizer_version": self.normalizer_version, "complete": self.complete,
+            "wer_low": low,
+            "wer_high": high,
+            "substitutions": total.substitutions,
+            "deletions": total.deletions,
+            "insertions": total.insertions,
+            "words": total.reference,
+            "utterances": len(self.scored),
+            "audio_seconds": sum(row.seconds for row in self.scored),
+            "seconds": self.seconds,
+            "loss": self.loss,
+            "dataset": self.dataset,
+            "decoder": self.decoder,
+            "normalizer": self.normalizer,
+            "normalizer_version": self.normalizer_version,
+            "complete": self.complete,
             "empty_hypotheses": sum(not row.hypothesis for row in self.scored),
-            "rejected": count_by_reason(self.rejections)}
+            "rejected": count_by_reason(self.rejections),
+        }
 
 
-def evaluate(name: str, manifest: Manifest, task: Task, model: nn.Module, engine: Engine, config: EvaluationConfig, *,
-             budget: Budget, workers: int = 0, complete: bool = True) -> Evaluation:
+def evaluate(
+    name: str,
+    manifest: Manifest,
+    task: Task,
+    model: nn.Module,
+    engine: Engine,
+    config: EvaluationConfig,
+    *,
+    budget: Budget,
+    workers: int = 0,
+    complete: bool = True,
+) -> Evaluation:
     """Decodes and scores every row of the manifest; this rank takes each world-th batch, rank 0 gets all rows."""
     began = time.monotonic()
     rows = Rows([manifest])
@@ -108,9 +140,16 @@ def evaluate(name: str, manifest: Manifest, task: Task, model: nn.Module, engine
     for part in engine.gather([sums]):  # a rank without a batch has no terms
         _add(total, part)
     return Evaluation(
-        dataset=name, decoder=decoder, normalizer=normal.name, normalizer_version=normal.version,
-        scored=tuple(gathered[number] for number in sorted(gathered)), seconds=time.monotonic() - began,
-        loss=_mean_loss(total), rejections=tuple(engine.gather(rejections)), complete=complete)
+        dataset=name,
+        decoder=decoder,
+        normalizer=normal.name,
+        normalizer_version=normal.version,
+        scored=tuple(gathered[number] for number in sorted(gathered)),
+        seconds=time.monotonic() - began,
+        loss=_mean_loss(total),
+        rejections=tuple(engine.gather(rejections)),
+        complete=complete,
+    )
 
 
 @torch.inference_mode()
@@ -138,11 +177,20 @@ def _mean_loss(total: dict[str, float]) -> float:
 def _score(row: Any, said: str, metrics: Sequence[str], normal: Any) -> Scored:
     reference, hypothesis = normal(row.text), normal(said)
     counts = {metric: find("metrics", metric).score(reference, hypothesis) for metric in metrics}
-    return Scored(id=row.id, source=row.source, seconds=row.seconds, audio=str(row.audio), reference=reference,
-                  hypothesis=hypothesis, counts=counts)
+    return Scored(
+        id=row.id,
+        source=row.source,
+        seconds=row.seconds,
+        audio=str(row.audio),
+        reference=reference,
+        hypothesis=hypothesis,
+        counts=counts,
+    )
 
 
-def subset(name: str, manifest: Manifest, folder: Path, max_seconds: float | None, measure: Any, engine: Engine, seed: int) -> Manifest:
+def subset(
+    name: str, manifest: Manifest, folder: Path, max_seconds: float | None, measure: Any, engine: Engine, seed: int
+) -> Manifest:
     """The rows that evaluations during training use: all, or those stored at the first one, or as many as the time box
     holds at the speed that `measure(manifest)` seconds show on a first few."""
     stored = folder / "eval" / f"subset-{name}.json"
@@ -155,7 +203,9 @@ def subset(name: str, manifest: Manifest, folder: Path, max_seconds: float | Non
     probe = manifest.where(rows=np.sort(order[:PROBE_UTTERANCES]))
     measure(probe)  # the first batches pay for caches and compilation
     seconds = engine.from_main(measure(probe))
-    size = int(np.clip(len(probe) * max_seconds / max(seconds, 1e-9), min(PROBE_UTTERANCES, len(manifest)), len(manifest)))
+    size = int(
+        np.clip(len(probe) * max_seconds / max(seconds, 1e-9), min(PROBE_UTTERANCES, len(manifest)), len(manifest))
+    )
     rows = manifest.where(rows=np.sort(order[:size]))
     if engine.is_main:
         stored.parent.mkdir(parents=True, exist_ok=True)

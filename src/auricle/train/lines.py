@@ -26,10 +26,12 @@ def _train(event: Event) -> str:
     v = event.values
     cost = f" | Cost: ${v['cost']:.2f}" if "cost" in v else ""
     total = f"/{v['total_steps']}" if v.get("total_steps") else ""
-    return (f"Step {v['stage_step']}{total} | Loss: {v['loss']:.4g} | Grad Norm: {v['grad_norm']:.3g} | "
-            f"LR: {rate(v['learning_rate'])} | Time: {duration(v['seconds'])} | ETA: {duration(v['eta_seconds'])} | "
-            f"Epoch: {v['epoch']:.2f} | Padding: {v['padding_percent']:.1f}% | "
-            f"Audio: {v['audio_hours_per_hour']:.0f} h/h | Data wait: {v['data_wait_percent']:.1f}%{cost}")
+    return (
+        f"Step {v['stage_step']}{total} | Loss: {v['loss']:.4g} | Grad Norm: {v['grad_norm']:.3g} | "
+        f"LR: {rate(v['learning_rate'])} | Time: {duration(v['seconds'])} | ETA: {duration(v['eta_seconds'])} | "
+        f"Epoch: {v['epoch']:.2f} | Padding: {v['padding_percent']:.1f}% | "
+        f"Audio: {v['audio_hours_per_hour']:.0f} h/h | Data wait: {v['data_wait_percent']:.1f}%{cost}"
+    )
 
 
 def _eval(event: Event) -> str:
@@ -37,10 +39,12 @@ def _eval(event: Event) -> str:
     scope = "" if v["complete"] else f" (subset of {v['utterances']})"
     best = " | best so far" if v.get("best") else ""
     interval = f" [{v['wer_low']:.2%}, {v['wer_high']:.2%}]" if v["wer_low"] is not None else ""
-    return (f"Eval at step {event.step} on {v['dataset']}{scope} | WER: {v['wer']:.2%}{interval} | "
-            f"CER: {v['cer']:.2%} | S/D/I: {v['substitutions']}/{v['deletions']}/{v['insertions']} of {v['words']} words | "
-            f"Loss: {v['loss']:.4g} | {v['decoder']}, {v['normalizer']} {v['normalizer_version']} | "
-            f"{duration(v['seconds'])}, {v['share_of_wall_percent']:.1f}% of wall time{best}")
+    return (
+        f"Eval at step {event.step} on {v['dataset']}{scope} | WER: {v['wer']:.2%}{interval} | "
+        f"CER: {v['cer']:.2%} | S/D/I: {v['substitutions']}/{v['deletions']}/{v['insertions']} of {v['words']} words | "
+        f"Loss: {v['loss']:.4g} | {v['decoder']}, {v['normalizer']} {v['normalizer_version']} | "
+        f"{duration(v['seconds'])}, {v['share_of_wall_percent']:.1f}% of wall time{best}"
+    )
 
 
 def _stage(event: Event) -> str:
@@ -50,7 +54,9 @@ def _stage(event: Event) -> str:
 
 
 def _derived(event: Event) -> str:
-    rows = [f"  {name}: {value:,}" if type(value) is int else f"  {name}: {value}" for name, value in event.values.items()]
+    rows = [
+        f"  {name}: {value:,}" if type(value) is int else f"  {name}: {value}" for name, value in event.values.items()
+    ]
     return "\n".join([f"Derived for stage {event.stage}:", *rows])
 
 
@@ -61,17 +67,44 @@ def _save(event: Event) -> str:
 def _end(event: Event) -> str:
     reason = event.values["reason"]
     message = event.values.get("message")
-    return f"Training {reason} at step {event.step} after {duration(event.values['seconds'])}{': ' + message if message else ''}"
+    after = duration(event.values["seconds"])
+    return f"Training {reason} at step {event.step} after {after}{': ' + message if message else ''}"
+
+
+def _resume(event: Event) -> str:
+    place = f"epoch {event.values['epoch'] + 1}, step {event.values['epoch_step']} of it"
+    return f"Resuming from step {event.step} (stage {event.stage}, {place})"
+
+
+def _switch(event: Event) -> str:
+    v = event.values
+    return (
+        f"Loss on the same batch before and after the switch to {event.stage}: {v['loss_before']:.6g}, "
+        f"{v['loss_after']:.6g}; moments of {v['moments_carried']} tensors carried, {v['moments_fresh']} start afresh"
+    )
+
+
+def _weights(event: Event) -> str:
+    v = event.values
+    return f"Weights from {v['path']}: {v['loaded']} tensors; missing {v['missing']}, unexpected {v['unexpected']}"
+
+
+def _rejected(event: Event) -> str:
+    v = event.values
+    return f"Rows not used in {v['dataset']}: {v['count_by_reason']} of {v['rows']}"
 
 
 _LINES = {
-    "train": _train, "eval": _eval, "stage": _stage, "derived": _derived, "save": _save, "end": _end,
+    "train": _train,
+    "eval": _eval,
+    "stage": _stage,
+    "derived": _derived,
+    "save": _save,
+    "end": _end,
+    "resume": _resume,
+    "switch": _switch,
+    "weights": _weights,
+    "rejected": _rejected,
     "run": lambda e: f"Run {e.run} on {e.values['device']} | torch {e.values['versions']['torch']}",
-    "resume": lambda e: f"Resuming from step {e.step} (stage {e.stage}, epoch {e.values['epoch'] + 1}, step {e.values['epoch_step']} of it)",
-    "rejected": lambda e: f"Rows not used in {e.values['dataset']}: {e.values['count_by_reason']} of {e.values['rows']}",
-    "switch": lambda e: (f"Loss on the same batch before and after the switch to {e.stage}: {e.values['loss_before']:.6g}, "
-                         f"{e.values['loss_after']:.6g}; moments of {e.values['moments_carried']} tensors carried, "
-                         f"{e.values['moments_fresh']} start afresh"),
     "alarm": lambda e: f"Alarm: {e.values['message']}",
-    "weights": lambda e: f"Weights from {e.values['path']}: {e.values['loaded']} tensors loaded, missing {e.values['missing']}, unexpected {e.values['unexpected']}",
 }

@@ -36,11 +36,18 @@ class StepResult:
     grad_norm: float
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, micro: Sequence[Batch], counts: dict[str, float],
-               engine: Engine, max_grad_norm: float) -> StepResult:
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    micro: Sequence[Batch],
+    counts: dict[str, float],
+    engine: Engine,
+    max_grad_norm: float,
+) -> StepResult:
     """One optimizer step over micro-batches, each weighted by what it contains.
 
-    `counts` are the step's, over all micro-batches and ranks: Σ weight · Σ sum / Σ count. Ranks average their gradients,
+    `counts` are the step's, over all micro-batches and ranks: Σ weight · Σ sum / Σ count. Ranks average gradients,
     so the objective is multiplied by the world size once. Raises Diverged before the weights are touched.
     """
     sums: dict[str, torch.Tensor] = {}
@@ -48,7 +55,9 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, m
         with engine.accumulating(model, last=number == len(micro)):
             with engine.autocast():
                 loss = task.loss(model, batch)
-            objective = sum(term.weight * term.sum / max(_divisor(name, term, counts), 1.0) for name, term in loss.terms.items())
+            objective = sum(
+                term.weight * term.sum / max(_divisor(name, term, counts), 1.0) for name, term in loss.terms.items()
+            )
             engine.backward(objective * engine.world)
         for name, term in loss.terms.items():
             sums[name] = sums.get(name, 0.0) + term.sum.detach()
@@ -69,9 +78,11 @@ def _divisor(name: str, term: Any, counts: dict[str, float]) -> float:
 def _divergence(norm: torch.Tensor, sums: dict[str, torch.Tensor], micro: Sequence[Batch]) -> str:
     bad = [name for name, value in sums.items() if not torch.isfinite(value)] or ["gradient"]
     ids = list(itertools.chain.from_iterable(batch.ids for batch in micro))
-    return (f"the {', '.join(bad)} is not finite (gradient norm {float(norm)}) and the weights were left as they were; "
-            f"utterances of the step: {', '.join(ids[:20])}{' …' if len(ids) > 20 else ''}. "
-            "Lower learning_rate, or look at these utterances with `auricle data inspect`")
+    return (
+        f"the {', '.join(bad)} is not finite (gradient norm {float(norm)}) and the weights were left as they were; "
+        f"utterances of the step: {', '.join(ids[:20])}{' …' if len(ids) > 20 else ''}. "
+        "Lower learning_rate, or look at these utterances with `auricle data inspect`"
+    )
 
 
 @dataclass
@@ -133,8 +144,9 @@ def step_of(data: Iterator[Batch]) -> tuple[list[Batch], float]:
     return micro, time.monotonic() - began
 
 
-def run_stage(stage: Stage, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer, task: Task,
-              run: Watcher) -> TrainingState:
+def run_stage(
+    stage: Stage, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, run: Watcher
+) -> TrainingState:
     """Trains until the stage's end or until the run is asked to stop; returns the state reached."""
     engine, config, data = run.engine, stage.config, stage.data
     places, shown = itertools.tee(micro_batches(data.plan, state.position, engine.rank, engine.world))
@@ -144,10 +156,14 @@ def run_stage(stage: Stage, state: TrainingState, model: nn.Module, optimizer: t
     while fraction_done(config, state.progress) < 1.0:
         micro, wait_seconds = step_of(loaded)
         counts = engine.sum(_to_sum(micro, run))
-        rate = set_rates(optimizer, factor(config, state.progress.steps, fraction_done(config, state.progress), stage.total_steps))
+        rate = set_rates(
+            optimizer, factor(config, state.progress.steps, fraction_done(config, state.progress), stage.total_steps)
+        )
         # Dropout of a step is a function of the step: resuming needs no generator's state.
         torch.manual_seed(key(config.seed, stage.name, state.progress.steps, engine.rank) & (2**63 - 1))
-        result = train_step(model, optimizer, task, [batch.to(engine.device) for batch in micro], counts, engine, config.max_grad_norm)
+        result = train_step(
+            model, optimizer, task, [batch.to(engine.device) for batch in micro], counts, engine, config.max_grad_norm
+        )
         state = advance(state, stage, counts["_seconds"] / 3600, wall + (time.monotonic() - started) / 3600)
         window.add(result, micro, wait_seconds)
         if counts["_rejected"]:
@@ -173,9 +189,12 @@ def _to_sum(micro: Sequence[Batch], run: Watcher) -> dict[str, float]:
         for name, count in batch.counts.items():
             counts[name] = counts.get(name, 0.0) + count
     return counts | {
-        "_micro_batches": float(sum(bool(batch.ids) for batch in micro)), "_seconds": sum(batch.seconds for batch in micro),
+        "_micro_batches": float(sum(bool(batch.ids) for batch in micro)),
+        "_seconds": sum(batch.seconds for batch in micro),
         "_rejected": float(sum(len(batch.rejections) for batch in micro)),
-        "_stop": float(run.stopping()), "_save": float(run.save_is_due())}
+        "_stop": float(run.stopping()),
+        "_save": float(run.save_is_due()),
+    }
 
 
 def advance(state: TrainingState, stage: Stage, audio_hours: float, wall_hours: float) -> TrainingState:
@@ -184,5 +203,8 @@ def advance(state: TrainingState, stage: Stage, audio_hours: float, wall_hours: 
     steps = stage.data.plan(epoch).steps
     position = next_position(steps, state.position)
     epochs = position[0] + position[1] / stage.data.plan(position[0]).steps if position[1] else float(position[0])
-    return replace(state, position=position, progress=state.progress.after_step(
-        epochs=epochs, audio_hours=audio_hours, wall_hours=wall_hours))
+    return replace(
+        state,
+        position=position,
+        progress=state.progress.after_step(epochs=epochs, audio_hours=audio_hours, wall_hours=wall_hours),
+    )

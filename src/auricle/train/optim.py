@@ -22,7 +22,9 @@ def trainable(model: nn.Module, config: TrainingConfig) -> dict[str, list[tuple[
     rated = resolve(model, [*names, *parts])
     unknown = [name for name in config.learning_rates if name not in rated]
     if unknown:
-        raise ModelError(f"training.learning_rates: '{unknown[0]}' does not train in this stage; {nearest(unknown[0], rated)}")
+        raise ModelError(
+            f"training.learning_rates: '{unknown[0]}' does not train in this stage; {nearest(unknown[0], rated)}"
+        )
     return {name: parameters for name, parameters in rated.items() if parameters}
 
 
@@ -55,9 +57,16 @@ def build_optimizer(learning: dict[str, list[tuple[str, nn.Parameter]]], config:
         for decayed in (True, False):
             members = [(name, p) for name, p in parameters if is_decayed(name, p) == decayed]
             if members:
-                groups.append({"params": [p for _, p in members], "names": [name for name, _ in members],
-                               "component": component, "base_lr": rate, "lr": rate,
-                               "weight_decay": config.weight_decay if decayed else 0.0})
+                groups.append(
+                    {
+                        "params": [p for _, p in members],
+                        "names": [name for name, _ in members],
+                        "component": component,
+                        "base_lr": rate,
+                        "lr": rate,
+                        "weight_decay": config.weight_decay if decayed else 0.0,
+                    }
+                )
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     return torch.optim.AdamW(groups, betas=(config.adam_beta1, config.adam_beta2), eps=config.adam_epsilon, fused=fused)
 
@@ -93,8 +102,9 @@ def load_moments(optimizer: torch.optim.Optimizer, named: dict[str, torch.Tensor
                 fresh += 1
                 continue
             carried += 1
-            optimizer.state[parameter] = {kind: value.clone().to(_device(kind, parameter, group))
-                                          for kind, value in saved.items()}
+            optimizer.state[parameter] = {
+                kind: value.clone().to(_device(kind, parameter, group)) for kind, value in saved.items()
+            }
     return carried, fresh
 
 

@@ -54,8 +54,18 @@ class Segment:
 class Run:
     """Everything the loop reports to. Methods named in `loop.Watcher` are called on every rank."""
 
-    def __init__(self, *, engine: Engine, folder: Path, log: EventLog | None, assembly: Assembly, config: ExperimentConfig,
-                 evaluations: list[Judged], stop: StopRequest, training_rows: int) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        folder: Path,
+        log: EventLog | None,
+        assembly: Assembly,
+        config: ExperimentConfig,
+        evaluations: list[Judged],
+        stop: StopRequest,
+        training_rows: int,
+    ) -> None:
         self.engine, self.folder, self._log, self.assembly = engine, folder, log, assembly
         self.config, self.evaluations, self.stop = config, evaluations, stop
         self.optimizer: Any = None
@@ -72,8 +82,11 @@ class Run:
 
     def enter(self, stage: Stage, state: TrainingState, optimizer: Any) -> None:
         self.optimizer = optimizer
-        self.segment = Segment(began=time.monotonic(), fraction=fraction_done(stage.config, state.progress),
-                               hours_before=state.progress.wall_hours + state.earlier_hours)
+        self.segment = Segment(
+            began=time.monotonic(),
+            fraction=fraction_done(stage.config, state.progress),
+            hours_before=state.progress.wall_hours + state.earlier_hours,
+        )
 
     # -- what the loop asks -------------------------------------------------------------------------------------------
 
@@ -88,13 +101,21 @@ class Run:
         """Rows that could not be read when their turn came; raises DataError when they become too many."""
         found: list[Rejection] = self.engine.gather(rejection for batch in micro for rejection in batch.rejections)
         self._rejected |= {rejection.id: rejection for rejection in found}
-        self.event("rejected", stage.name, state.progress.run_steps, dataset="training (while loading)",
-                   count_by_reason=count_by_reason(found), rows=self._training_rows,
-                   listed=[[r.id, r.reason, r.detail] for r in found])
+        self.event(
+            "rejected",
+            stage.name,
+            state.progress.run_steps,
+            dataset="training (while loading)",
+            count_by_reason=count_by_reason(found),
+            rows=self._training_rows,
+            listed=[[r.id, r.reason, r.detail] for r in found],
+        )
         if len(self._rejected) > self.config.data.max_rejected * self._training_rows:
-            raise DataError(f"training: {len(self._rejected)} of {self._training_rows} utterances could not be read, more than "
-                            f"max_rejected {self.config.data.max_rejected:.1%}; first: {found[0].id}: {found[0].reason} "
-                            f"{found[0].detail}. Is the disk or the corpus still there?")
+            raise DataError(
+                f"training: {len(self._rejected)} of {self._training_rows} utterances could not be read, more than "
+                f"max_rejected {self.config.data.max_rejected:.1%}; first: {found[0].id}: {found[0].reason} "
+                f"{found[0].detail}. Is the disk or the corpus still there?"
+            )
 
     def log(self, stage: Stage, state: TrainingState, window: Window, grad_norm: float, rate: float) -> None:
         values = window.summary(self.engine)
@@ -102,11 +123,27 @@ class Run:
         done = max(fraction - self.segment.fraction, 1e-9)
         hours = self.segment.hours_before + seconds / 3600
         price = self.config.training.price_per_hour
-        cost = {} if price is None else {"cost": price * hours, "cost_to_end": price * (hours + seconds * (1 - fraction) / done / 3600)}
-        self.event("train", stage.name, state.progress.run_steps, loss=sum(values["terms"].values()), grad_norm=grad_norm,
-                   learning_rate=rate, epoch=state.progress.epochs, stage_step=state.progress.steps,
-                   total_steps=stage.total_steps, seconds=hours * 3600, eta_seconds=seconds * (1 - fraction) / done,
-                   audio_hours=state.progress.audio_hours, **values, **cost)
+        cost = (
+            {}
+            if price is None
+            else {"cost": price * hours, "cost_to_end": price * (hours + seconds * (1 - fraction) / done / 3600)}
+        )
+        self.event(
+            "train",
+            stage.name,
+            state.progress.run_steps,
+            loss=sum(values["terms"].values()),
+            grad_norm=grad_norm,
+            learning_rate=rate,
+            epoch=state.progress.epochs,
+            stage_step=state.progress.steps,
+            total_steps=stage.total_steps,
+            seconds=hours * 3600,
+            eta_seconds=seconds * (1 - fraction) / done,
+            audio_hours=state.progress.audio_hours,
+            **values,
+            **cost,
+        )
 
     def evaluate(self, stage: Stage, state: TrainingState, *, complete: bool = False) -> TrainingState:
         """Evaluates every evaluation set; a new best is saved at once. Returns the state with the best so far."""
@@ -118,7 +155,9 @@ class Run:
         value = sum(result.summary()[metric] for result in results) / len(results)
         is_best = state.best is None or value < state.best["value"] or (complete and not state.best["complete"])
         if is_best:
-            state = replace(state, best={"metric": metric, "value": value, "step": state.progress.run_steps, "complete": complete})
+            state = replace(
+                state, best={"metric": metric, "value": value, "step": state.progress.run_steps, "complete": complete}
+            )
         for result in results:
             self._report(stage, state, result, is_best)
         if is_best and not complete:
@@ -127,14 +166,26 @@ class Run:
 
     def _evaluate_one(self, stage: Stage, judged: Judged, box: float | None) -> Evaluation:
         began = time.monotonic()
-        budget = Budget(seconds=stage.config.batch_seconds,
-                        utterances=stage.config.per_device_eval_batch_size or stage.config.per_device_train_batch_size)
+        budget = Budget(
+            seconds=stage.config.batch_seconds,
+            utterances=stage.config.per_device_eval_batch_size or stage.config.per_device_train_batch_size,
+        )
 
         def judge(manifest: Any) -> Evaluation:
-            return evaluate(judged.name, manifest, self.assembly.task, self.assembly.model, self.engine,
-                            self.config.evaluation, budget=budget, workers=stage.config.dataloader_num_workers)
+            return evaluate(
+                judged.name,
+                manifest,
+                self.assembly.task,
+                self.assembly.model,
+                self.engine,
+                self.config.evaluation,
+                budget=budget,
+                workers=stage.config.dataloader_num_workers,
+            )
 
-        rows = subset(judged.name, judged.manifest, self.folder, box, lambda m: judge(m).seconds, self.engine, stage.config.seed)
+        rows = subset(
+            judged.name, judged.manifest, self.folder, box, lambda m: judge(m).seconds, self.engine, stage.config.seed
+        )
         result = judge(rows)
         self.evaluating_seconds += time.monotonic() - began
         return replace(result, complete=len(rows) == len(judged.manifest))
@@ -145,8 +196,16 @@ class Run:
         if self.engine.is_main:
             write_hypotheses(self.folder / name, result)
         share = 100 * self.evaluating_seconds / max(time.monotonic() - self.started, 1e-9)
-        self.event("eval", stage.name, step, **result.summary(), share_of_wall_percent=share, best=is_best, hypotheses=name,
-                   epoch=state.progress.epochs)
+        self.event(
+            "eval",
+            stage.name,
+            step,
+            **result.summary(),
+            share_of_wall_percent=share,
+            best=is_best,
+            hypotheses=name,
+            epoch=state.progress.epochs,
+        )
 
     def save(self, stage: Stage, state: TrainingState) -> None:
         """Publishes a checkpoint (rank 0; the others wait), exposes the best model and prunes old checkpoints."""
@@ -160,7 +219,13 @@ class Run:
                 write_text(self.folder / "best.json", json.dumps(state.best))
             checkpoint.prune(self.folder, stage.config.save_total_limit, state.best)
             size = sum(item.stat().st_size for item in path.iterdir())
-            self.event("save", stage.name, state.progress.run_steps, checkpoint=path.name, bytes=size,
-                       seconds=time.monotonic() - began)
+            self.event(
+                "save",
+                stage.name,
+                state.progress.run_steps,
+                checkpoint=path.name,
+                bytes=size,
+                seconds=time.monotonic() - began,
+            )
         self._saved = time.monotonic()
         self.engine.wait()

@@ -1,9 +1,9 @@
 """The folder of a run: one experiment, one trainer at a time.
 
-    outputs/<run_name>/
-        run.json  config.yaml  events.jsonl  trainer_log.txt  trainer_state.json
-        config.json  model.safetensors  tokenizer …      the best model so far
-        checkpoints/  latest.json  best.json  eval/  report.html
+outputs/<run_name>/
+    run.json  config.yaml  events.jsonl  trainer_log.txt  trainer_state.json
+    config.json  model.safetensors  tokenizer …      the best model so far
+    checkpoints/  latest.json  best.json  eval/  report.html
 """
 
 import fcntl
@@ -21,11 +21,31 @@ from auricle.core.config import ExperimentConfig
 from auricle.core.errors import RunFolderError
 from auricle.store.directory import write_text
 
-FREE_KEYS = frozenset({
-    "run_name", "output_dir", "max_steps", "num_train_epochs", "max_audio_hours", "max_wall_hours", "device", "bf16",
-    "torch_compile", "dataloader_num_workers", "per_device_eval_batch_size", "logging_steps", "eval_steps",
-    "eval_max_seconds", "metric_for_best_model", "save_steps", "save_minutes", "save_total_limit",
-    "resume_from_checkpoint", "report_to", "price_per_hour"})
+FREE_KEYS = frozenset(
+    {
+        "run_name",
+        "output_dir",
+        "max_steps",
+        "num_train_epochs",
+        "max_audio_hours",
+        "max_wall_hours",
+        "device",
+        "bf16",
+        "torch_compile",
+        "dataloader_num_workers",
+        "per_device_eval_batch_size",
+        "logging_steps",
+        "eval_steps",
+        "eval_max_seconds",
+        "metric_for_best_model",
+        "save_steps",
+        "save_minutes",
+        "save_total_limit",
+        "resume_from_checkpoint",
+        "report_to",
+        "price_per_hour",
+    }
+)
 """Training keys that may differ when a run goes on; any other change is another experiment."""
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "soundfile", "jiwer")
@@ -34,7 +54,11 @@ PACKAGES = ("torch", "transformers", "accelerate", "numpy", "soundfile", "jiwer"
 def location(config: ExperimentConfig, experiment: str) -> Path:
     """`output_dir`, else outputs/<run_name>, else outputs/<experiment>."""
     training = config.training
-    return Path(training.output_dir) if training.output_dir else Path("outputs") / (training.run_name or experiment or "train")
+    return (
+        Path(training.output_dir)
+        if training.output_dir
+        else Path("outputs") / (training.run_name or experiment or "train")
+    )
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -55,8 +79,9 @@ def make(folder: Path) -> None:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise RunFolderError(f"run folder '{folder}': cannot be written ({error.strerror}); "
-                             "choose another with training.output_dir=…") from None
+        raise RunFolderError(
+            f"run folder '{folder}': cannot be written ({error.strerror}); choose another with training.output_dir=…"
+        ) from None
 
 
 def lock(folder: Path) -> TextIO:
@@ -68,8 +93,10 @@ def lock(folder: Path) -> TextIO:
         holder.seek(0)
         owner = holder.read().strip() or "another process"
         holder.close()
-        raise RunFolderError(f"run folder '{folder}': already being trained by {owner}; wait for it, stop it, or choose "
-                             "another training.run_name") from None
+        raise RunFolderError(
+            f"run folder '{folder}': already being trained by {owner}; wait for it, stop it, or choose "
+            "another training.run_name"
+        ) from None
     holder.truncate(0)
     holder.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     holder.flush()
@@ -89,20 +116,31 @@ def identity(config: ExperimentConfig) -> dict[str, Any]:
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(values, dict) or not values:
         return {prefix: values}
-    return {key: value for name, inner in values.items()
-            for key, value in _flat(inner, f"{prefix}.{name}" if prefix else name).items()}
+    return {
+        key: value
+        for name, inner in values.items()
+        for key, value in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 def begin(folder: Path, config: ExperimentConfig, **facts: Any) -> dict[str, Any]:
-    """Writes run.json at the first start, and reads it at every other; RunFolderError where the experiment is another."""
+    """Writes run.json at the first start, reads it at every other; RunFolderError for another experiment."""
     path = folder / "run.json"
     if not path.exists():
         strangers = [item.name for item in folder.iterdir() if item.name not in ("run.lock",)]
         if strangers:
-            raise RunFolderError(f"run folder '{folder}': holds {', '.join(sorted(strangers)[:3])} but no run.json; "
-                                 "expected an empty folder or a run. Choose another training.run_name, or move it away")
-        record = {"created": time.time(), "identity": identity(config), "config": config.model_dump(mode="json"),
-                  "versions": versions(), "git": git_revision(), **facts}
+            raise RunFolderError(
+                f"run folder '{folder}': holds {', '.join(sorted(strangers)[:3])} but no run.json; "
+                "expected an empty folder or a run. Choose another training.run_name, or move it away"
+            )
+        record = {
+            "created": time.time(),
+            "identity": identity(config),
+            "config": config.model_dump(mode="json"),
+            "versions": versions(),
+            "git": git_revision(),
+            **facts,
+        }
         write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
         return record
     try:
@@ -118,8 +156,10 @@ def refuse_changes(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> No
     if changed:
         listed = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:5])
         more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise RunFolderError(f"run folder '{folder}': belongs to another experiment ({listed}{more}). Choose another "
-                             "training.run_name, undo the change, or start anew with --fresh (the old folder is kept)")
+        raise RunFolderError(
+            f"run folder '{folder}': belongs to another experiment ({listed}{more}). Choose another "
+            "training.run_name, undo the change, or start anew with --fresh (the old folder is kept)"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -135,8 +175,13 @@ def versions() -> dict[str, str]:
 
 def git_revision() -> str | None:
     """Commit of the working directory with `-dirty` where it is, or None outside of git."""
-    asked = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False) \
-        if _has_git() else None
+    asked = (
+        subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False
+        )
+        if _has_git()
+        else None
+    )
     return asked.stdout.strip() if asked and asked.returncode == 0 else None
 
 

@@ -36,11 +36,17 @@ class SystemMonitor:
 def measure(folder: Path, gpus: list[Any]) -> dict[str, float]:
     """CPU, memory and disk; for each GPU its load and memory (`gpu0_percent` …), and the largest of each."""
     memory = psutil.virtual_memory()
-    values = {"cpu_percent": psutil.cpu_percent(), "ram_gb": round(memory.used / 1e9, 3), "ram_percent": memory.percent,
-              "process_ram_gb": round(psutil.Process().memory_info().rss / 1e9, 3),
-              "disk_free_gb": round(shutil.disk_usage(folder).free / 1e9, 2)}
+    values = {
+        "cpu_percent": psutil.cpu_percent(),
+        "ram_gb": round(memory.used / 1e9, 3),
+        "ram_percent": memory.percent,
+        "process_ram_gb": round(psutil.Process().memory_info().rss / 1e9, 3),
+        "disk_free_gb": round(shutil.disk_usage(folder).free / 1e9, 2),
+    }
     loads, used = zip(*map(_gpu_load, gpus), strict=True) if gpus else ((), ())
-    return values | ({"gpu_percent": max(loads), "vram_gb": round(max(used) / 1e9, 3), "gpus": len(gpus)} if gpus else {})
+    return values | (
+        {"gpu_percent": max(loads), "vram_gb": round(max(used) / 1e9, 3), "gpus": len(gpus)} if gpus else {}
+    )
 
 
 def _gpu_handles() -> list[Any]:

@@ -4,7 +4,7 @@ Add a source: one file `data/sources/NAME.py` with
     class Config(Block)                       where the corpus lies and what of it is wanted; imports no torch
     candidates(config) -> Iterable[Candidate] the utterances, listed without decoding any audio, in a stable order
     render(config, candidate, folder) -> Path only for sources that make their audio (runs in worker processes)
-and `tests/data/sources/test_NAME.py` with `sample(folder) -> Config`, a corpus of a few utterances for the contract test.
+and `tests/data/sources/test_NAME.py` with `sample(folder) -> Config`: a few utterances for the contract test.
 Preparation (`data/prepare.py`) decodes, judges and measures each candidate in parallel and publishes a manifest.
 """
 

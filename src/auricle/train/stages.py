@@ -1,0 +1,146 @@
+"""The stages of a run, one after the other: what changes at a switch, and what may not.
+
+    (resume) ─► enter: freeze, wrap, optimizer, moments by name, same loss on the same batch ─► loop ─► … ─► evaluate
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from auricle.core.errors import ModelError
+from auricle.core.extents import Progress
+from auricle.data.plan import micro_batches
+from auricle.train import checkpoint
+from auricle.train.checkpoint import TrainingState
+from auricle.train.engine import Engine
+from auricle.train.loop import run_stage
+from auricle.train.optim import build_optimizer, freeze_others, load_moments, moments, trainable
+from auricle.train.run import Run
+from auricle.train.schedule import fraction_done
+from auricle.train.stage import Stage, derived, refuse_nothing_to_train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a start of a run ended."""
+
+    folder: Path
+    reason: str
+    """finished, interrupted, or already finished."""
+    step: int
+
+
+def run_stages(engine: Engine, folder: Path, stages: list[Stage], run: Run, found: Path | None) -> Outcome:
+    """Trains the stages in order from the checkpoint `found`, or from the start; then evaluates completely."""
+    state = checkpoint.load_state(found) if found else TrainingState(stage=stages[0].name)
+    begin = [stage.name for stage in stages].index(state.stage)
+    if state.finished and begin == len(stages) - 1 and fraction_done(stages[begin].config, state.progress) >= 1.0:
+        run.event("end", state.stage, state.progress.run_steps, reason="already finished", seconds=0.0)
+        return Outcome(folder=folder, reason="already finished", step=state.progress.run_steps)
+    if found:
+        run.event(
+            "resume",
+            state.stage,
+            state.progress.run_steps,
+            epoch=state.position[0],
+            epoch_step=state.position[1],
+            checkpoint=found.name,
+        )
+    carried: dict[str, torch.Tensor] = {}
+    for stage in stages[begin:]:
+        if stage.name != state.stage:
+            state = TrainingState(
+                stage=stage.name,
+                progress=Progress(run_steps=state.progress.run_steps),
+                best=state.best,
+                earlier_hours=state.earlier_hours + state.progress.wall_hours,
+            )
+        state, carried = _one_stage(engine, stage, state, run, carried, found if stage is stages[begin] else None)
+        if engine.any(run.stopping()):
+            return _end(
+                folder,
+                run,
+                state,
+                "interrupted",
+                f"saved; run the same command to go on from step {state.progress.run_steps}",
+            )
+    state = run.evaluate(stages[-1], state, complete=True)
+    run.save(stages[-1], replace(state, finished=True))
+    return _end(folder, run, state, "finished")
+
+
+def _one_stage(
+    engine: Engine, stage: Stage, state: TrainingState, run: Run, carried: dict[str, torch.Tensor], found: Path | None
+) -> tuple[TrainingState, dict[str, torch.Tensor]]:
+    """Enters a stage and trains it; `carried` are the moments of the stage before it in this process."""
+    model, step = run.assembly.model, state.progress.run_steps
+    learning = trainable(model, stage.config)
+    loss_before = probe_loss(stage, state, model, run) if carried else 0.0
+    freeze_others(model, learning)
+    wrapped = engine.wrap(model, compiled=stage.config.torch_compile)
+    optimizer = build_optimizer(learning, stage.config)
+    if found:
+        checkpoint.load_optimizer(found, optimizer)
+    elif carried:
+        kept, fresh = load_moments(optimizer, carried)
+        loss_after = probe_loss(stage, state, wrapped, run)
+        run.event(
+            "switch",
+            stage.name,
+            step,
+            loss_before=loss_before,
+            loss_after=loss_after,
+            moments_carried=kept,
+            moments_fresh=fresh,
+        )
+        refuse_moved_loss(stage, loss_before, loss_after, exact=not (engine.bf16 or stage.config.torch_compile))
+    numbers = derived(stage, model, engine)
+    counted = numbers["trainable_parameters"]
+    refuse_nothing_to_train(counted, stage.name)
+    run.event("derived", stage.name, step, **numbers)
+    run.event(
+        "stage",
+        stage.name,
+        step,
+        components=counted,
+        trainable=sum(counted.values()),
+        parameters=numbers["parameters"],
+        ends=numbers["ends"],
+    )
+    run.enter(stage, state, optimizer)
+    state = run_stage(stage, state, wrapped, optimizer, run.assembly.task, run)
+    run.save(stage, state)
+    return state, moments(optimizer)
+
+
+@torch.no_grad()
+def probe_loss(stage: Stage, state: TrainingState, model: torch.nn.Module, run: Run) -> float:
+    """The loss of the stage's first micro-batch in eval mode, on this rank."""
+    place = next(micro_batches(stage.data.plan, state.position, run.engine.rank, run.engine.world))
+    model.eval()
+    with run.engine.autocast():
+        terms = run.assembly.task.loss(model, stage.data[place].to(run.engine.device)).terms
+    return sum(float(term.weight * term.sum) / max(term.count, 1.0) for term in terms.values())
+
+
+def refuse_moved_loss(stage: Stage, before: float, after: float, *, exact: bool) -> None:
+    """A stage switch moves no number that it need not move: 1e-6 in fp32, 1 % where precision or kernels differ."""
+    if abs(after - before) > (1e-6 if exact else 0.01) * max(1.0, abs(before)):
+        raise ModelError(
+            f"stage {stage.name}: the loss on the same batch moved from {before:.6g} to {after:.6g} at the switch; "
+            "expected it unchanged. Something other than what trains was changed; please report this run"
+        )
+
+
+def _end(folder: Path, run: Run, state: TrainingState, reason: str, message: str = "") -> Outcome:
+    run.event(
+        "end",
+        state.stage,
+        state.progress.run_steps,
+        reason=reason,
+        message=message,
+        seconds=time.monotonic() - run.started,
+    )
+    return Outcome(folder=folder, reason=reason, step=state.progress.run_steps)
