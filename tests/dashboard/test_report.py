@@ -128,6 +128,14 @@ def test_a_resumed_run_with_a_broken_last_line_shows_what_holds(tmp_path):
     assert "a fixed random subset, at step 200" in page.words
 
 
+def test_a_run_that_began_anew_without_a_checkpoint_says_so(tmp_path):
+    folder = write_run(tmp_path / "run", steps=50, end=None)
+    log = EventLog(folder / "events.jsonl", run="run", segment=1)
+    log.write("train", step=25, loss=1.0)
+    log.close()
+    assert "started 2 times" in page_of(folder).words
+
+
 @pytest.mark.parametrize(("end", "note"), [("failed", "It ended early. disk full"), (None, "It ended without a word")])
 def test_a_run_that_broke_says_how(tmp_path, end, note):
     folder = write_run(tmp_path / "run", steps=50, end=None, started=1_700_000_000.0)

@@ -53,6 +53,10 @@ def test_a_small_evaluation_shows_each_utterance_once():
     assert ([row.id for row in worst], [row.id for row in best]) == (["wrong"], ["right"])
 
 
+def test_where_nothing_was_right_there_is_no_best():
+    assert worst_and_best([utterance("a", 4), utterance("b", 4)], each=1)[1] == []
+
+
 def test_words_that_differ_are_side_by_side():
     found = differences("light the second torch", "light a second torch now")
     assert [(part.same, part.reference, part.hypothesis) for part in found] == [

@@ -278,6 +278,30 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_utterances(tmp_path):
     assert (last.kind, last.values["reason"]) == ("end", "diverged")
 
 
+def test_a_transcript_in_another_alphabet_is_rejected_where_the_alphabet_is_given(tmp_path):
+    from auricle.core.decode import decode
+    from auricle.data.prepare import prepare
+    from auricle.data.sources import jsonl
+    from tests.speech import write_audio
+
+    lines = []
+    for number in range(40):
+        audio = write_audio(tmp_path / "corpus" / f"{number}.wav", seconds=0.6)
+        text = "שלום" if number == 7 else "two words"
+        lines.append(json.dumps({"audio": str(audio), "text": text}, ensure_ascii=False))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rows = str(tmp_path / "rows.jsonl")
+    prepare(jsonl.Config(files={"train": rows}), tmp_path / "manifest", workers=1)
+    config = tiny(tmp_path, manifest=tmp_path / "manifest", max_steps=2, data={"max_rejected": 0.05})
+    plain = config.model_dump(mode="json")
+    plain["data"]["datasets"]["digits"]["eval_split"] = None
+    plain["task"]["tokenizer"]["alphabet"] = " abcdefghijklmnopqrstuvwxyz'"
+    _, events = run(decode(plain))
+    rejected = next(event.values for event in events if event.kind == "rejected")
+    assert rejected["count_by_reason"] == {"unknown_characters": 1}
+    assert "שלום" in rejected["listed"][0][2]
+
+
 def torchrun(config_folder: Path, digits: Path, processes: int) -> list[dict]:
     script = config_folder / "ranks.py"
     script.parent.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,8 @@ def _train(composed, config, fresh: bool) -> int:
         experiment=composed.experiment or "", command=command, config_yaml=to_yaml(config, composed.overrides)
     )
     folder = location(config, start.experiment)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Configuration (kept in {folder / 'config.yaml'}):\n{start.config_yaml}", flush=True)
     is_main = os.environ.get("RANK", "0") == "0"
     with preparing() as progress, follow.trackers(folder, config.training.report_to if is_main else []) as on_event:
         outcome = train(

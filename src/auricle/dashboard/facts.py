@@ -64,15 +64,13 @@ def newest_scores(evaluations: Sequence[Event]) -> list[Event]:
 
 def training_facts(summary: RunSummary, events: Sequence[Event], held: Sequence[Event]) -> list[Fact]:
     """Time, speed and cost of the training. Shares and speeds are medians over the logged rows."""
-    resumes = [event.step for event in events if event.kind == "resume"]
     saves = [seconds for event in events if event.kind == "save"
              if (seconds := number(event.values.get("seconds"))) is not None]
     heard = last_value(held, "train", "audio_hours")
     facts = [
         Fact("Steps", _of(summary.step, summary.total_steps), f"{_last(held, 'train', 'epoch')} epochs"),
         Fact("Loss", decimal(summary.loss, 4), "last logged row"),
-        Fact("Wall time", duration(summary.wall_seconds),
-             f"resumed from step {', '.join(map(str, resumes))}" if resumes else "without interruption"),
+        Fact("Wall time", duration(summary.wall_seconds), _starts(events)),
         Fact("Audio heard", decimal(heard, 2, "hours")),
         Fact("Speed", decimal(_median(held, "audio_hours_per_hour"), 0, "hours of audio per hour")),
         Fact("Padding", decimal(_median(held, "padding_percent"), 2, "% of frames")),
@@ -130,6 +128,14 @@ def rejected_rows(events: Sequence[Event]) -> list[tuple[str, str, str, int]]:
             counted[dataset] = event.segment, fresh + Counter(event.values.get("count_by_reason") or {})
     return [(dataset, reason.replace("_", " "), "filtered" if reason in FILTERS else "rejected", rows)
             for dataset, (_, reasons) in counted.items() for reason, rows in reasons.most_common()]
+
+
+def _starts(events: Sequence[Event]) -> str:
+    resumes = [f"{event.step:,}" for event in events if event.kind == "resume"]
+    if resumes:
+        return f"resumed from step {', '.join(resumes)}"
+    starts = len({event.segment for event in events if event.kind == "train"})
+    return "without interruption" if starts < 2 else f"started {starts} times"
 
 
 def _of(part: int, whole: int | None) -> str:

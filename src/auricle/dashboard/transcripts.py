@@ -53,11 +53,14 @@ def _counts(row: dict[str, Any]) -> Counts:
 
 
 def worst_and_best(utterances: Sequence[Utterance], each: int) -> tuple[list[Utterance], list[Utterance]]:
-    """At most `each` of both, none in both: by error rate, and where that is equal more words say more."""
+    """At most `each` of both, none in both: by error rate, and where that is equal more words say more.
+
+    Where nothing was right there is no best.
+    """
     by_rate = sorted(utterances, key=lambda row: (-row.counts.rate, -row.counts.errors, row.id))
     worst = [row for row in by_rate[:each] if row.counts.errors]
-    rest = sorted(by_rate[len(worst):], key=lambda row: (row.counts.rate, -row.counts.reference, row.id))
-    return worst, rest[:each]
+    rest = [row for row in by_rate[len(worst):] if row.counts.rate < 1]
+    return worst, sorted(rest, key=lambda row: (row.counts.rate, -row.counts.reference, row.id))[:each]
 
 
 @dataclass(frozen=True, slots=True)

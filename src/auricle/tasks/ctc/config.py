@@ -15,10 +15,16 @@ class TokenizerConfig(Frame):
     vocabulary_size: Positive | None = None
     """At most so many pieces; sentencepiece only, the alphabet has the size that it has."""
 
+    alphabet: str | None = None
+    """The characters that labels may be, after normalising; rows with others are rejected. Without it every character
+    of the training transcripts is one, those of a stray line in another script too. Characters only."""
+
     @model_validator(mode="after")
     def _size_belongs_to_pieces(self) -> Self:
         if (self.vocabulary_size is None) == (self.kind == "sentencepiece"):
             raise ValueError("vocabulary_size: sentencepiece needs it, characters has no use for it")
+        if self.alphabet is not None and self.kind == "sentencepiece":
+            raise ValueError("alphabet: belongs to characters, sentencepiece makes its own")
         return self
 
 

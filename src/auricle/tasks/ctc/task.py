@@ -18,7 +18,7 @@ from torch.nn import functional
 from auricle.core.errors import UsageError, nearest
 from auricle.core.text import normalizer
 from auricle.data.judge import Checks
-from auricle.data.tokenizers import Tokenizer, train_tokenizer
+from auricle.data.tokenizers import Characters, Tokenizer, train_tokenizer
 from auricle.models import Model
 from auricle.tasks import Hypothesis, Loss, Task, Term
 from auricle.tasks.ctc.batch import Collate, CtcBatch
@@ -107,6 +107,8 @@ def build(config: Config, model: Model, tokenizer: Tokenizer) -> CtcTask:
 
 
 def tokenizer_for(config: Config, texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer trained on normalised transcripts."""
+    """A tokenizer trained on normalised transcripts, or for the alphabet that is given."""
     normalize = normalizer(config.normalizer)
+    if config.tokenizer.alphabet is not None:
+        return Characters(config.tokenizer.alphabet)
     return train_tokenizer(config.tokenizer.kind, map(normalize, texts), config.tokenizer.vocabulary_size)
