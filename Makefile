@@ -14,12 +14,13 @@ quickstart: $(VENV)/.quickstart
 	$(BIN)/auricle transcribe $(RUN) $$(ls data/commands-*/audio/test/*.wav | head -n 1)
 	$(BIN)/auricle report $(RUN)
 
+test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 fix: $(VENV)/.dev

@@ -55,6 +55,7 @@ def test_sinks_get_each_event_and_two_threads_do_not_mix_lines(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
+    log.close()
     assert len(seen) == 400
     assert len(list(read(tmp_path / "events.jsonl"))) == 400
 
@@ -84,6 +85,7 @@ def test_following_reads_what_is_written_meanwhile_and_stops_at_the_end(tmp_path
     for step in range(20):
         log.write("train", step=step)
     log.write("end")
+    log.close()
     stopped.set()
     reader.join(10)
     assert [event.step for event in seen if event.kind == "train"] == list(range(20))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -55,7 +55,7 @@ def _mapping(settings: list[str]) -> dict[str, Any]:
             OmegaConf.from_dotlist([text])
         except YAMLError:
             raise UsageError(f"'{text}' has a value that is no YAML; expected text, a number, a list …") from None
-    return OmegaConf.to_container(OmegaConf.from_dotlist(settings))
+    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(settings)))
 
 
 @app.command()

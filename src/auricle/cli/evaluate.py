@@ -79,6 +79,7 @@ def _data_folder(model: str, data: str) -> Path:
 
 def _run(model: str, name: str, rows: Any, decoder: str, normalizer: str, device: str, batch_seconds: float) -> Any:
     from auricle.core.config import EvaluationConfig, TrainingConfig
+    from auricle.core.decode import decode_model
     from auricle.data.plan import Budget
     from auricle.inference.load import open_model
     from auricle.train.engine import Engine
@@ -87,7 +88,8 @@ def _run(model: str, name: str, rows: Any, decoder: str, normalizer: str, device
     assembly = open_model(model)
     if decoder and decoder not in assembly.task.decoders:
         raise UsageError(f"--decoder: no decoder '{decoder}'; {nearest(decoder, assembly.task.decoders)}")
-    engine = Engine(TrainingConfig(max_steps=1, batch_seconds=batch_seconds, device=device))
+    settings = {"max_steps": 1, "batch_seconds": batch_seconds, "device": device}
+    engine = Engine(decode_model(TrainingConfig, settings, "auricle eval"))
     return evaluate(
         name,
         rows,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from auricle.core.errors import UsageError
+from auricle.core.errors import UsageError, nearest
 from auricle.data.audio import read_audio
 from auricle.data.loader import Utterance
 from auricle.tasks.parts.assembly import Assembly
@@ -21,8 +21,16 @@ class Transcript:
     seconds: float
 
 
+DEVICES = ("auto", "cuda", "mps", "cpu")
+
+
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda, else mps, else cpu."""
+    """`auto` is cuda, else mps, else cpu. Raises UsageError for any other name, and for what is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name not in DEVICES:
+        raise UsageError(f"--device: no device '{name}'; {nearest(name, DEVICES)}")
+    if not there.get(name, True):
+        raise UsageError(f"--device: '{name}' is not available here; use auto, or install a torch build for {name}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return torch.device(name)

@@ -40,6 +40,8 @@ class Scored:
     source: str
     seconds: float
     audio: str
+    start: float | None
+    """Seconds into the audio file."""
     reference: str
     hypothesis: str
     counts: dict[str, Counts]
@@ -52,6 +54,7 @@ class Scored:
                 "source": self.source,
                 "seconds": round(self.seconds, 3),
                 "audio": self.audio,
+                "start": self.start,
                 "reference": self.reference,
                 "hypothesis": self.hypothesis,
                 "substitutions": words.substitutions,
@@ -181,7 +184,7 @@ def _score(row: Any, said: str, metrics: Sequence[str], normal: Any) -> Scored:
         id=row.id,
         source=row.source,
         seconds=row.seconds,
-        audio=str(row.audio),
+        audio=str(row.audio), start=row.start,
         reference=reference,
         hypothesis=hypothesis,
         counts=counts,

@@ -75,6 +75,11 @@ class Run:
         self._saved = time.monotonic()
         self._training_rows, self._rejected = training_rows, {}
 
+    @property
+    def has_history(self) -> bool:
+        """Whether this folder was trained in before."""
+        return self._log is not None and self._log.segment > 0
+
     def event(self, kind: str, stage: str = "", step: int = 0, **values: Any) -> None:
         """Writes an event; only rank 0 has a log."""
         if self._log is not None:

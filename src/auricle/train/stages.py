@@ -39,15 +39,10 @@ def run_stages(engine: Engine, folder: Path, stages: list[Stage], run: Run, foun
     if state.finished and begin == len(stages) - 1 and fraction_done(stages[begin].config, state.progress) >= 1.0:
         run.event("end", state.stage, state.progress.run_steps, reason="already finished", seconds=0.0)
         return Outcome(folder=folder, reason="already finished", step=state.progress.run_steps)
-    if found:
-        run.event(
-            "resume",
-            state.stage,
-            state.progress.run_steps,
-            epoch=state.position[0],
-            epoch_step=state.position[1],
-            checkpoint=found.name,
-        )
+    if found or run.has_history:  # without a checkpoint a start after a crash goes back to step 0
+        epoch, epoch_step = state.position
+        values = {"epoch": epoch, "epoch_step": epoch_step, "checkpoint": found.name if found else None}
+        run.event("resume", state.stage, state.progress.run_steps, **values)
     carried: dict[str, torch.Tensor] = {}
     for stage in stages[begin:]:
         if stage.name != state.stage:

@@ -17,7 +17,8 @@ class TensorBoardTracker:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # protobuf makes these classes when the module is imported
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary  # pyright: ignore
         self._writer = EventFileWriter(str(folder), flush_secs=10)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

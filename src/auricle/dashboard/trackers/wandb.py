@@ -7,7 +7,7 @@ project is WANDB_PROJECT or `auricle`; the starts of one run are a group.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from auricle.core.errors import MissingExtra
 
@@ -37,8 +37,8 @@ def open(run_folder: Path, name: str, config: Mapping[str, Any]) -> WandbTracker
     return WandbTracker(run)
 
 
-def _mode(wandb: Any) -> str:
-    asked = os.environ.get("WANDB_MODE")
-    if asked:
-        return asked
+def _mode(wandb: Any) -> Literal["online", "offline"] | None:
+    """None leaves the choice to WANDB_MODE."""
+    if os.environ.get("WANDB_MODE"):
+        return None
     return "online" if wandb.login(prompt=False, verify=False) else "offline"
