@@ -69,4 +69,5 @@ def run() -> None:
 def _figure(what: str, futures: dict[str, Future], against: str) -> Figure:
     found = {name: future.result() for name, future in futures.items()}
     mean = statistics.mean(wer for wer, _ in found.values())
-    return Figure(what=what, measured=f"{mean:.2%}", against=against, note=f"three runs at a time on two cores: {listed(found)}")
+    note = f"three runs at a time on two cores: {listed(found)}"
+    return Figure(what=what, measured=f"{mean:.2%}", against=against, note=note)
