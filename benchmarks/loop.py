@@ -24,7 +24,7 @@ from auricle.train.run import Run, StopRequest
 from auricle.train.stage import Stage
 from benchmarks.results import Figure, store
 
-STEPS, ROUNDS, UTTERANCES, FRAMES, LABELS = 20, 5, 16, 250, 30
+STEPS, ROUNDS, UTTERANCES, FRAMES, LABELS = 40, 3, 16, 250, 30
 
 
 class Premade:
