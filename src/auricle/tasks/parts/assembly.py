@@ -7,7 +7,7 @@ A model folder needs nothing else:
     tokenizer …          what the tokenizer saves
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -57,8 +57,3 @@ def load(folder: Path) -> Assembly:
     load_weights(assembly.model, folder)
     assembly.model.eval()
     return assembly
-
-
-def with_weights_of(assembly: Assembly, other: Assembly) -> Assembly:
-    """The same assembly around another model's weights."""
-    return replace(assembly, model=other.model)
