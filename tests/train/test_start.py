@@ -319,7 +319,7 @@ model = {{"dropout": 0.0}}
 import tests.experiments as e
 e.MODEL = {{**e.MODEL, **model}}
 folder = Path({str(config_folder)!r})
-settings = {{"gradient_accumulation_steps": {2 // processes}, "max_steps": 6, "eval_steps": 3}}
+settings = {{"gradient_accumulation_steps": {2 // processes}, "max_steps": 6, "eval_steps": 3, "device": "auto"}}
 config = tiny(folder, manifest=Path({str(digits)!r}), **settings)
 _, events = run(config)
 evals = [[x.values["wer"], x.values["loss"], x.values["utterances"]] for x in events if x.kind == "eval"]

@@ -20,7 +20,7 @@ class Engine:
     def __init__(self, config: TrainingConfig) -> None:
         self.bf16 = _use_bf16(config)
         self._accelerator = Accelerator(
-            cpu=config.device == "cpu", mixed_precision="bf16" if self.bf16 else "no",
+            cpu=_on_cpu(config.device), mixed_precision="bf16" if self.bf16 else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False, broadcast_buffers=False)])
         self.device = self._accelerator.device
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
@@ -88,6 +88,12 @@ class Engine:
     def close(self) -> None:
         """Ends the process group: without it a rank can abort at exit although all went well."""
         self._accelerator.end_training()
+
+
+def _on_cpu(wanted: str) -> bool:
+    """Said outright, because accelerate joins ranks on the CPU only when it is told that there is nothing else."""
+    there = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return wanted == "cpu" or (wanted == "auto" and not there)
 
 
 def _use_bf16(config: TrainingConfig) -> bool:
