@@ -38,7 +38,8 @@ class Conformer(nn.Module):
             features = functional.pad(features, (0, 0, 0, int(frames == 0), 0, stand_ins))
             lengths = functional.pad(lengths, (0, stand_ins))
         encoded, lengths = self.encoder(features, lengths)  # (B, E, D)
-        return self.ctc_head(encoded)[:utterances], lengths[:utterances]  # (B, E, V+1)
+        logits = self.ctc_head(encoded)  # (B, E, V+1)
+        return (logits, lengths) if utterances else (logits[:0], lengths[:0])
 
 
 def build(config: Config, vocabulary: int) -> Conformer:

@@ -1,21 +1,29 @@
 """A model, its tokenizer and its task put together: built from an experiment, or read from a model folder.
 
-A model folder needs nothing else:
+A model folder needs nothing else than the frozen parts that it names, if it names any:
 
-    config.json          format, version, the model and task blocks, the vocabulary's size
-    model.safetensors    weights
-    tokenizer …          what the tokenizer saves
+    config.json              format, version, the model and task blocks, the vocabulary's size, weights and parts
+    COMPONENT.safetensors    weights
+    tokenizer …              what the tokenizer saves
+    parts/<hash>/            frozen parts; a run keeps those of all its checkpoints once, in checkpoints/parts/<hash>/
 """
 
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from auricle.core.decode import decode_block
+from auricle.core.errors import ConfigError, ModelError
 from auricle.core.folder import find
 from auricle.core.frame import Block
 from auricle.data.tokenizers import Tokenizer, load_tokenizer
-from auricle.models.parts.folder import load_weights, read_config, save_model
+from auricle.models.parts.folder import CONFIG, PART_WEIGHTS, Part, load_weights, read_config, save_model, write_static
+from auricle.models.parts.weights import write_tensors
+from auricle.store import directory
 from auricle.tasks import Task
 
 
@@ -29,11 +37,18 @@ class Assembly:
     model_config: Block
     task_config: Block
 
-    def save(self, folder: Path) -> None:
-        """Writes a complete model folder."""
-        save_model(folder, self.model, model_config=self.model_config, task_config=self.task_config,
-                   vocabulary=self.tokenizer.size)
+    def save(self, folder: Path, parts: Mapping[str, Part] | None = None) -> None:
+        """Writes a complete model folder, which names the components of `parts` and holds the others."""
+        save_model(folder, self.model, parts=parts, **self._description())
         self.tokenizer.save(folder)
+
+    def write_static(self, folder: Path, parts: Mapping[str, Part] | None = None) -> None:
+        """Writes all of the model folder but the weights: what does not change while `parts` stay the same."""
+        write_static(folder, self.model, parts=parts, **self._description())
+        self.tokenizer.save(folder)
+
+    def _description(self) -> dict[str, Any]:
+        return {"model_config": self.model_config, "task_config": self.task_config, "vocabulary": self.tokenizer.size}
 
 
 def assemble(model_config: Block, task_config: Block, tokenizer: Tokenizer) -> Assembly:
@@ -51,9 +66,33 @@ def tokenizer_for(task_config: Block, texts: list[str]) -> Tokenizer:
 def load(folder: Path) -> Assembly:
     """Reads a model folder; ModelError where it is none, or where weights and configuration disagree."""
     saved = read_config(folder)
-    blocks = {room: find(room, saved[part]["kind"], "config").Config.model_validate(saved[part], strict=False)
-              for room, part in (("models", "model"), ("tasks", "task"))}
-    assembly = assemble(blocks["models"], blocks["tasks"], load_tokenizer(folder))
+    try:
+        model_config = decode_block("models", saved.model, str(folder / CONFIG), ("model",))
+        task_config = decode_block("tasks", saved.task, str(folder / CONFIG), ("task",))
+    except ConfigError as error:
+        raise ModelError(f"{error}; was it written by another version of Auricle ({saved.auricle})?") from None
+    assembly = assemble(model_config, task_config, load_tokenizer(folder))
     load_weights(assembly.model, folder)
     assembly.model.eval()
     return assembly
+
+
+def store_part(parts_folder: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Stores a frozen component as the verified directory <hash>/ and returns the hash, xxh3-128 of its file.
+
+    The same tensors give the same hash and are stored once; what a stored part has lost is mended.
+    """
+    new = [path for path in (parts_folder, *parts_folder.parents) if not path.exists()]
+    parts_folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        directory.sync_directory(path.parent)
+    with tempfile.TemporaryDirectory(prefix=directory.ASIDE, dir=parts_folder) as aside:
+        file = Path(aside) / PART_WEIGHTS
+        write_tensors(file, tensors)
+        target = parts_folder / directory.digest(file)
+
+        def write(folder: Path) -> None:
+            file.rename(folder / PART_WEIGHTS)
+
+        directory.publish(target, write, replace=bool(directory.problems(target)))
+    return target.name
