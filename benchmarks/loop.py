@@ -19,7 +19,7 @@ from auricle.tasks.parts.assembly import assemble, tokenizer_for
 from auricle.train.checkpoint import TrainingState
 from auricle.train.engine import Engine
 from auricle.train.loop import run_stage
-from auricle.train.optim import build_optimizer, trainable
+from auricle.train.optim import allocate_moments, build_optimizer, trainable
 from auricle.train.run import Run, StopRequest
 from auricle.train.stage import Stage
 from benchmarks.results import Figure, store
@@ -35,6 +35,9 @@ class Premade:
 
     def plan(self, _epoch: int):
         return self._plan
+
+    def epochs(self, position: tuple[int, int]) -> float:
+        return position[0] + position[1] / STEPS
 
     def __getitem__(self, place) -> CtcBatch:
         return self.batches[place.step % len(self.batches)]
@@ -105,6 +108,7 @@ def measure(device: str) -> tuple[float, float]:
             for which in times:
                 model = copy.deepcopy(assembly.model).to(engine.device)
                 optimizer = build_optimizer(trainable(model, config), config)
+                allocate_moments(optimizer)
                 run = Run(
                     engine=engine,
                     folder=Path(folder),
@@ -123,6 +127,7 @@ def measure(device: str) -> tuple[float, float]:
                 if engine.device.type == "cuda":
                     torch.cuda.synchronize()
                 times[which].append((time.perf_counter() - began) / STEPS)
+                run.close()
         log.close()
     return statistics.median(times["loop"][1:]), statistics.median(times["bare"][1:])
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from auricle.core.config import ExperimentConfig
 from auricle.core.decode import decode
 from auricle.core.events import Event
-from auricle.train.start import Outcome, Start, train
+from auricle.train.run_folder import Start
+from auricle.train.start import Outcome, train
 from tests.speech import digits_manifest
 
 MODEL = {

@@ -23,15 +23,22 @@ LEVEL = {
     "dashboard": 3,
     "cli": 4,
 }
-MAY_CATCH_ALL = {"dashboard/follow.py", "store/directory.py"}
-"""A tracker that raises stops nothing; a directory that is being written is removed whatever interrupted it."""
+MAY_CATCH_ALL = {
+    "dashboard/follow.py",
+    "store/directory.py",
+    "store/hub.py",
+    "store/targets/remote_file_system.py",
+    "train/run_lock.py",
+}
+"""A tracker that raises stops nothing; a directory that is being written is removed whatever interrupted it; file
+systems and hubs raise errors of their libraries' own; a lock that cannot be taken is closed."""
 ONLY_IN = {
     "accelerate": {"train/engine.py"},
     "hydra": {"core/compose.py"},
     "espeakng_loader": {"data/sources/synth.py"},
 }
 WITHOUT_TORCH = ["core", "store", "dashboard", "data.sources"]
-REGISTRIES = {"models", "tasks", "metrics", "data/sources", "dashboard/trackers"}
+REGISTRIES = {"models", "tasks", "metrics", "data/sources", "store/targets", "dashboard/trackers"}
 
 
 def relative(path: Path) -> str:

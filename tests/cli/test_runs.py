@@ -16,10 +16,10 @@ def test_it_prints_a_line_a_run(tmp_path):
     write_run(tmp_path / "quickstart", started=1_700_000_000.0)
     write_run(tmp_path / "second", steps=50, end=None)
     head, second, first = typed("runs", tmp_path).stdout.splitlines()
-    assert head.split() == ["run", "state", "step", "loss", "WER", "best", "time", "cost", "started"]
-    assert first.split()[:8] == ["quickstart", "finished", "600/600", "0.104", "22.7", "%", "22.7", "%"]
+    assert head.split() == ["run", "state", "step", "safe", "loss", "WER", "best", "time", "cost", "started"]
+    assert first.split()[:8] == ["quickstart", "finished", "600/600", "–", "0.104", "22.7", "%", "22.7"]
     assert "10 min 0 s" in first
-    assert second.split()[:6] == ["second", "running", "50/600", "5.321", "–", "–"]
+    assert second.split()[:6] == ["second", "running", "50/600", "–", "5.321", "–"]
 
 
 def test_json_has_full_precision_and_every_field(tmp_path):

@@ -41,6 +41,7 @@ def _cells(run: "RunSummary") -> dict[str, str]:
     return {
         "run": run.name, "state": run.state,
         "step": f"{run.step}/{run.total_steps}" if run.total_steps else str(run.step),
+        "safe": UNKNOWN if run.safe_step is None else str(run.safe_step),
         "loss": decimal(run.loss, 3), "WER": percent(run.wer), "best": percent(run.best_wer),
         "time": duration(run.wall_seconds), "cost": UNKNOWN if run.cost is None else f"${run.cost:,.2f}",
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else UNKNOWN,

@@ -4,9 +4,22 @@ import os
 import shlex
 import subprocess
 import sys
-from typing import Annotated
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from auricle.core.config import ExperimentConfig
+from auricle.core.errors import Diverged, Preempted, UsageError
+from auricle.core.events import read
+from auricle.train.run_folder import Start, location, run_record
+
+if TYPE_CHECKING:
+    from auricle.train.claim import Options
+
+EXIT_CODES = {"interrupted": Preempted.exit_code, "hung": Preempted.exit_code, "diverged": Diverged.exit_code}
+"""By the reason in the run's last `end` event."""
 
 
 def train(
@@ -14,21 +27,62 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Rename the run folder and start anew; nothing is deleted.")
     ] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Accept another end although it changes the learning rate of what is left.")
+    ] = False,
+    allow_replan: Annotated[
+        bool, typer.Option("--allow-replan", help="Accept other data or budgets: plan the rest of the epoch anew.")
+    ] = False,
     nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one a GPU.")] = 1,
+    mirror: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="Go on with the run of a mirror, on this machine.")
+    ] = None,
 ) -> None:
     """Train an experiment; the same command again resumes it or says that it is done."""
-    overrides = overrides or []
+    config, start = _from_mirror(mirror, overrides or []) if mirror else _experiment(overrides or [])
     if nproc > 1 and "RANK" not in os.environ:
-        raise typer.Exit(_with_torchrun(overrides, fresh, nproc))
+        raise typer.Exit(_with_torchrun(nproc, location(config, start.experiment)))
+    from auricle.train.claim import Options
+
+    raise typer.Exit(_train(config, start, Options(fresh=fresh, extend=extend, allow_replan=allow_replan)))
+
+
+def _experiment(overrides: list[str]) -> tuple[ExperimentConfig, Start]:
+    """What was typed."""
     from auricle.core.compose import compose
-    from auricle.core.decode import decode
+    from auricle.core.decode import decode, to_yaml
 
     composed = compose(overrides)
     config = decode(composed)
-    raise typer.Exit(_train(composed, config, fresh))
+    command = shlex.join(["auricle", "train", *composed.overrides])
+    start = Start(
+        experiment=composed.experiment or "", command=command, config_yaml=to_yaml(config, composed.overrides)
+    )
+    return config, start
 
 
-def _with_torchrun(overrides: list[str], fresh: bool, nproc: int) -> int:
+def _from_mirror(url: str, overrides: list[str]) -> tuple[ExperimentConfig, Start]:
+    """A run with its own configuration, in outputs/NAME; fetched where it is not there yet."""
+    from auricle.core.decode import decode, to_yaml
+    from auricle.store.mirror_restore import restore
+
+    if overrides:
+        raise UsageError(f"--from {url}: the run brings its own configuration; leave {overrides[0]} out")
+    folder = Path("outputs") / url.rstrip("/").rpartition("/")[2]
+    if not (folder / "run.json").exists() and "RANK" not in os.environ:
+        back = restore(url, None, folder, report=print, progress=lambda *_: None)
+        print(f"{folder}: fetched step {back.step}, {back.bytes / 1e6:,.1f} MB, all verified", flush=True)
+    record, plain = run_record(folder)
+    plain["training"] |= {"output_dir": str(folder), "resume_from_checkpoint": None}
+    config = decode(plain)
+    return config, Start(experiment=record["experiment"], command=record["command"], config_yaml=to_yaml(config, []))
+
+
+def _with_torchrun(nproc: int, folder: Path) -> int:
+    """The same command line on every rank; once more where a rank had too little memory and split its micro-batches.
+
+    torchrun ends with 1 whatever its ranks ended with, so what they said last decides.
+    """
     command = [
         sys.executable,
         "-m",
@@ -37,36 +91,39 @@ def _with_torchrun(overrides: list[str], fresh: bool, nproc: int) -> int:
         f"--nproc-per-node={nproc}",
         "-m",
         "auricle",
-        "train",
-        *overrides,
-        *(["--fresh"] if fresh else []),
+        *sys.argv[1:],
     ]
-    return subprocess.run(command, check=False).returncode
+    while True:
+        split, began = _content(folder / "split.json"), time.time()
+        code = subprocess.run(command, check=False).returncode
+        if not code:
+            return 0
+        if _content(folder / "split.json") == split:
+            ends = [event for event in read(folder / "events.jsonl") if event.kind == "end" and event.time >= began]
+            return EXIT_CODES.get(ends[-1].values["reason"], code) if ends else code
 
 
-def _train(composed, config, fresh: bool) -> int:
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def _train(config: ExperimentConfig, start: Start, options: "Options") -> int:
     from auricle.cli.console import preparing, show_event
-    from auricle.core.decode import to_yaml
     from auricle.dashboard import follow
     from auricle.dashboard.trainer_state import keep_trainer_state
-    from auricle.train.run_folder import location
-    from auricle.train.start import Start, train
+    from auricle.train.start import train
 
-    command = shlex.join(["auricle", "train", *composed.overrides])
-    start = Start(
-        experiment=composed.experiment or "", command=command, config_yaml=to_yaml(config, composed.overrides)
-    )
     folder = location(config, start.experiment)
     if os.environ.get("RANK", "0") == "0":
         print(f"Configuration (kept in {folder / 'config.yaml'}):\n{start.config_yaml}", flush=True)
     is_main = os.environ.get("RANK", "0") == "0"
     with preparing() as progress, follow.trackers(folder, config.training.report_to if is_main else []) as on_event:
         outcome = train(
-            config, start, fresh=fresh, progress=progress, sinks=[show_event, keep_trainer_state(folder), on_event]
+            config, start, options=options, progress=progress, sinks=[show_event, keep_trainer_state(folder), on_event]
         )
     if outcome.reason == "already finished" and is_main:
         print(
             f"{outcome.folder} is done: {outcome.step} steps. Give it more with training.max_steps=…, "
             "or start anew with --fresh"
         )
-    return 130 if outcome.reason == "interrupted" else 0
+    return Preempted.exit_code if outcome.reason == "interrupted" else 0

@@ -8,7 +8,8 @@
     │   └── augment      AugmentConfig
     ├── training     TrainingConfig
     ├── stages       name → keys of `training` that differ in that stage (none: one stage, `main`)
-    └── evaluation   EvaluationConfig
+    ├── evaluation   EvaluationConfig
+    └── mirror       MirrorConfig
 
 Training keys use the vocabulary of Hugging Face's TrainingArguments wherever the concept is the same.
 """
@@ -161,9 +162,19 @@ class TrainingConfig(Frame):
     save_steps: Positive | None = 500
     save_minutes: PositiveFloat | None = 5.0
     save_total_limit: Positive = 2
-    """Newest checkpoints kept, beside the best."""
+    """Newest checkpoints kept, beside the best and the newest one on a mirror."""
+    save_keep_every: Positive | None = None
+    """Checkpoints whose step is a multiple of this are never removed."""
     resume_from_checkpoint: str | None = None
     """A checkpoint folder; None resumes from the newest one of the run folder."""
+    max_bad_steps: Positive = 3
+    """Steps in a row whose loss or gradient is not finite, before training returns to the last good checkpoint."""
+    hang_seconds: PositiveFloat = 300.0
+    """A step that takes longer than this, and than ten median steps, ends the process so that it can be resumed."""
+    fsdp: bool = False
+    """Shards parameters, gradients and moments over the ranks (FSDP2) in the place of copying them (DDP)."""
+    hub_model_id: str | None = None
+    """Hugging Face hub repository that gets the best model (never optimizer states), as USER/NAME."""
     report_to: list[Literal["trackio", "wandb", "tensorboard"]] = []
     price_per_hour: NonNegativeFloat | None = None
     """What the machine costs, for the cost figures."""
@@ -199,6 +210,15 @@ class EvaluationConfig(Frame):
         return name
 
 
+class MirrorConfig(Frame):
+    """Where verified copies of the run go while it trains. Only what is verified there counts as safe."""
+
+    targets: list[str] = []
+    """A folder, ssh://user@host:port/folder, or anything fsspec knows (s3://…, gs://…, sftp://…, hf://…)."""
+    keep: Positive = 2
+    """Newest checkpoints kept at each target, beside the best."""
+
+
 class ExperimentConfig(Frame):
     """One experiment."""
 
@@ -209,6 +229,7 @@ class ExperimentConfig(Frame):
     stages: dict[str, dict[str, Any]] = {}
     """Stage name → keys of `training` that differ there, in order."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    mirror: MirrorConfig = MirrorConfig()
 
     @model_validator(mode="after")
     def _stages_decode(self) -> Self:

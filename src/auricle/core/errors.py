@@ -7,8 +7,9 @@
     ├── ModelError            exit 4   a model folder, its weights, a component name
     ├── RunFolderError        exit 5   a run folder that is locked, foreign or damaged
     ├── CheckpointError       exit 5   a checkpoint that does not verify
-    ├── Diverged              exit 6   a loss or gradient that is not finite
-    └── MissingExtra          exit 7   an optional package that is not installed
+    ├── MissingExtra          exit 7   an optional package that is not installed
+    ├── Preempted             exit 75  stopped or broken from outside, with all saved: the same command goes on
+    └── Diverged              exit 76  a loss or gradient that is not finite again and again: restarting will not help
 
 Sentence form: where: what is wrong, the value; what was expected or near; what to do.
 """
@@ -47,8 +48,12 @@ class CheckpointError(AuricleError):
     exit_code = 5
 
 
+class Preempted(AuricleError):
+    exit_code = 75
+
+
 class Diverged(AuricleError):
-    exit_code = 6
+    exit_code = 76
 
 
 class MissingExtra(AuricleError):

@@ -77,6 +77,8 @@ def training_facts(summary: RunSummary, events: Sequence[Event], held: Sequence[
         Fact("Waiting for data", decimal(_median(held, "data_wait_percent"), 1, "% of the time")),
         Fact("Evaluation", decimal(last_value(held, "eval", "share_of_wall_percent"), 1, "% of wall time")),
         Fact("Checkpoints", f"{len(saves)} saved", f"in {duration(sum(saves))}" if saves else ""),
+        Fact("Safe on a mirror", UNKNOWN if summary.safe_step is None else f"step {count(summary.safe_step)}",
+             "verified there" if summary.safe_step is not None else "no verified copy"),
         Fact("Cost", "$" + decimal(summary.cost, 2) if summary.cost is not None else UNKNOWN,
              "" if summary.cost is not None else "no training.price_per_hour given"),
     ]

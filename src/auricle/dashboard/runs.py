@@ -10,10 +10,12 @@ from pathlib import Path
 from auricle.core.errors import UsageError
 from auricle.core.events import Event, current
 from auricle.dashboard.numbers import number
+from auricle.store import steps
 
 ROUTINE = (b'"kind": "train"', b'"kind": "system"')
 NOT_ROUTINE = re.compile(rb'"kind": "(?!train"|system")')
 PROGRESS = ("train", "eval", "save", "resume")
+BESIDE_TRAINING = ("system", "mirror")
 STALLED_SECONDS = 120.0
 """A live run writes a `system` event every 10 s."""
 
@@ -25,9 +27,12 @@ class RunSummary:
     name: str
     path: str
     state: str
-    """running, finished, interrupted, failed, diverged; stalled: no end was written, and nothing for two minutes."""
+    """running, finished, interrupted, failed, diverged, hung; stalled: no end was written, and nothing for two minutes.
+    """
     step: int = 0
     total_steps: int | None = None
+    safe_step: int | None = None
+    """Of the newest checkpoint that a mirror was verified to hold; nothing else is safe."""
     loss: float | None = None
     wer: float | None = None
     """Newest word error rate on the first dataset that is evaluated, 0–1."""
@@ -92,6 +97,7 @@ def summarise(path: Path, events: Sequence[Event], now: float) -> RunSummary:
         state=_state(events, ended, now),
         step=max((event.step for event in held if event.kind in PROGRESS or event is ended), default=0),
         total_steps=_total_steps(events),
+        safe_step=max(map(steps.step_of, steps.verified_on_mirrors(path)), default=None),
         loss=number(rows[-1].values.get("loss")) if rows else None,
         wer=rates[-1] if rates else None,
         best_wer=min(rates, default=None),
@@ -136,7 +142,7 @@ def wall_seconds(events: Iterable[Event]) -> float:
 
 def _end(events: Sequence[Event]) -> Event | None:
     """The `end` event, unless the run was started again after it."""
-    active = next((event for event in reversed(events) if event.kind != "system"), None)
+    active = next((event for event in reversed(events) if event.kind not in BESIDE_TRAINING), None)
     return active if active and active.kind == "end" else None
 
 

@@ -4,7 +4,9 @@ Plan ──MicroBatch (rows)──► worker: read_audio → Augment → Utteran
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ from auricle.data.augment import Augment, FeatureMasks
 from auricle.data.draws import id_hashes
 from auricle.data.judge import Rejection
 from auricle.data.manifest import Manifest, Row
-from auricle.data.plan import Budget, MicroBatch, Mixture, Plan, plan
+from auricle.data.plan import Budget, MicroBatch, Plan, Position
+from auricle.data.replan import Order, Replanned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +61,11 @@ class Rows:
     def ids(self) -> list[str]:
         return [name for manifest in self.manifests for name in manifest.ids]
 
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """(N,) uint64, of the ids."""
+        return id_hashes(self.ids)
+
     @property
     def sizes(self) -> tuple[int, ...]:
         return tuple(map(len, self.manifests))
@@ -77,49 +85,59 @@ class TrainingSet(Dataset):
         window: int = 20_000,
         weights: tuple[float, ...] | None = None,
         augment: Augment | None = None,
+        replanned: Replanned | None = None,
     ) -> None:
         if not len(rows):
             raise DataError("training set: no utterance; expected at least one. Look at `auricle data inspect`")
-        self.rows, self.collate, self.sample_rate = rows, collate, sample_rate
-        self.budget, self.seed, self.window, self.augment = budget, seed, window, augment
-        self.mixture = Mixture(sizes=rows.sizes, weights=weights)
-        self.hashes = id_hashes(rows.ids) if augment and augment.config.speeds else None
+        self.rows, self.collate, self.sample_rate, self.augment = rows, collate, sample_rate, augment
+        self.order = Order(corpus=rows, budget=budget, seed=seed, window=window, weights=weights, augment=augment)
+        self.replanned = replanned
         self._plans: dict[int, Plan] = {}
 
-    def lengths(self, epoch: int, rows: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
-        """Seconds of each of `rows` after the speed that this epoch draws. (N,)"""
-        seconds = self.rows.seconds[rows]
-        return seconds if self.hashes is None else seconds / self._speeds(epoch, rows, occurrences)
-
-    def _speeds(self, epoch: int, rows: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
-        return self.augment.speed_factors(epoch, self.hashes[rows], occurrences)
+    def with_replanned(self, replanned: Replanned) -> "TrainingSet":
+        """The same rows, with the rest of one epoch planned anew."""
+        other = copy(self)
+        other.replanned, other._plans = replanned, {}
+        return other
 
     def plan(self, epoch: int) -> Plan:
-        """The plan of an epoch; a few are kept, because workers run ahead of training."""
+        """The plan of an epoch, or of its rest where it was re-planned; a few are kept, because workers run ahead."""
         if epoch not in self._plans:
             if len(self._plans) == PLANS_KEPT:
                 del self._plans[min(self._plans)]
-            rows, occurrences = self.mixture.epoch(self.seed, epoch)
-            places = plan(
-                self.lengths(epoch, rows, occurrences),
-                seed=self.seed,
-                epoch=epoch,
-                budget=self.budget,
-                window=self.window,
-                occurrences=occurrences,
-            )
-            self._plans[epoch] = replace(places, rows=rows[places.rows])
+            self._plans[epoch] = self.order.plan(epoch, self.replanned)
         return self._plans[epoch]
+
+    def whole_plan(self, epoch: int) -> Plan:
+        """The plan of an epoch as if it had not been re-planned: what the length of a stage is estimated from."""
+        in_part = self.replanned is not None and self.replanned.epoch == epoch
+        return self.order.plan(epoch) if in_part else self.plan(epoch)
+
+    def epochs(self, position: Position) -> float:
+        """How many epochs are behind a position. The steps of a re-planned rest count for what it had left."""
+        epoch, step = position
+        if not step and (self.replanned is None or self.replanned.epoch != epoch):
+            return float(epoch)
+        places = self.plan(epoch)
+        if self.replanned is None or self.replanned.epoch != epoch:
+            return epoch + step / places.steps
+        begun = len(self.replanned.seen) / max(1, len(self.replanned.seen) + len(places.rows))
+        return epoch + begun + (1 - begun) * step / max(1, places.steps)
+
+    def lengths(self, epoch: int, rows: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+        """Seconds of each of `rows` after the speed that this epoch draws. (N,)"""
+        return self.order.lengths(epoch, rows, occurrences)
 
     def padding(self, epoch: int) -> float:
         """Planned padding of an epoch as a fraction of its padded audio."""
-        current = self.plan(epoch)
+        current = self.whole_plan(epoch)
         lengths = self.lengths(epoch, current.rows, current.occurrences)
         return replace(current, rows=np.arange(len(lengths))).padding(lengths)
 
     def __getitem__(self, place: MicroBatch) -> Any:
         rows, occurrences = np.asarray(place.rows, np.int64), np.asarray(place.occurrences, np.int32)
-        speeds = np.ones(len(rows)) if self.hashes is None else self._speeds(place.epoch, rows, occurrences)
+        speeds = self.order.speeds(place.epoch, rows, occurrences)
+        speeds = np.ones(len(rows)) if speeds is None else speeds
         utterances, rejections = [], []
         for number, occurrence, speed in zip(rows.tolist(), occurrences.tolist(), speeds.tolist(), strict=True):
             row = self.rows[number]

@@ -6,8 +6,9 @@ Nothing is drawn from a sampler's state, so a position is two integers (epoch, s
 same utterances meet the same step on any number of ranks: rank r of W takes the step's micro-batches r, r+W, …
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -154,13 +155,20 @@ Position = tuple[int, int]
 """(epoch, step within it), both from 0: the next step to train."""
 
 
-def micro_batches(plan_of: Callable[[int], Plan], start: Position, rank: int, world: int) -> Iterator[MicroBatch]:
-    """One rank's way through the epochs, without end, from any position at the cost of one plan."""
+def micro_batches(plan_of: Callable[[int], Plan], start: Position, rank: int, world: int,
+                  skipped: Collection[Position] = (), split: int = 1) -> Iterator[MicroBatch]:
+    """One rank's way through the epochs, without end, from any position at the cost of one plan.
+
+    Steps in `skipped` are passed over; each micro-batch comes in `split` pieces, of the same rows to the step.
+    """
     epoch, step = start
+    skipped = frozenset(skipped)
     while True:
         current = plan_of(epoch)
         for number in range(step, current.steps):
-            yield from _step(current, epoch, number, rank, world)
+            if (epoch, number) not in skipped:
+                for place in _step(current, epoch, number, rank, world):
+                    yield from split_micro_batch(place, split)
         epoch, step = epoch + 1, 0
 
 
@@ -175,10 +183,30 @@ def _step(current: Plan, epoch: int, step: int, rank: int, world: int) -> Iterat
                          occurrences=tuple(current.occurrences[members].tolist()), last=turn == rounds - 1)
 
 
-def next_position(plan_steps: int, position: Position) -> Position:
-    """Where training stands after the step at `position` of an epoch with `plan_steps` steps."""
+def split_micro_batch(place: MicroBatch, pieces: int) -> list[MicroBatch]:
+    """Exactly `pieces` micro-batches, the larger ones first and the last ones perhaps without rows: all ranks must make
+    as many."""
+    size, more = divmod(len(place.rows), pieces)
+    stops = [number * size + min(number, more) for number in range(pieces + 1)]
+    return [replace(place, rows=place.rows[start:stop], occurrences=place.occurrences[start:stop],
+                    last=place.last and number == pieces)
+            for number, (start, stop) in enumerate(pairwise(stops), start=1)]
+
+
+def settled(plan_of: Callable[[int], Plan], position: Position, skipped: Collection[Position] = ()) -> Position:
+    """`position`, or the first one after it that its epoch has and that is not skipped: what comes next in truth."""
     epoch, step = position
-    return (epoch + 1, 0) if step + 1 >= plan_steps else (epoch, step + 1)
+    while step >= plan_of(epoch).steps or (epoch, step) in skipped:
+        epoch, step = (epoch + 1, 0) if step + 1 >= plan_of(epoch).steps else (epoch, step + 1)
+    return epoch, step
+
+
+def next_position(plan_steps: int, position: Position, skipped: Collection[Position] = ()) -> Position:
+    """Where training stands after the step at `position` of an epoch with `plan_steps` steps, of which it passes over
+    the skipped ones. Only `settled` knows whether the epoch after it begins with one."""
+    epoch, step = position
+    later = (number for number in range(step + 1, plan_steps) if (epoch, number) not in skipped)
+    return next(((epoch, number) for number in later), (epoch + 1, 0))
 
 
 def in_length_order(lengths: np.ndarray, budget: Budget) -> list[Sequence[int]]:

@@ -9,6 +9,9 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from auricle.core.config import TrainingConfig
 from auricle.core.errors import ConfigError
@@ -25,6 +28,7 @@ class Engine:
         self.device = self._accelerator.device
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
         _refuse_missing_device(config.device, self.device)
+        self.shards = config.fsdp and self.world > 1
 
     @property
     def is_main(self) -> bool:
@@ -33,14 +37,43 @@ class Engine:
     def describe(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         precision = "bf16 autocast, fp32 weights" if self.bf16 else "fp32"
-        return f"{name} × {self.world}, {precision}"
+        return f"{name} × {self.world}{' (sharded)' if self.shards else ''}, {precision}"
 
     def wrap(self, model: nn.Module, *, compiled: bool) -> nn.Module:
-        """The model as the loop calls it: on the device, compiled if asked for, with gradients averaged over ranks."""
+        """The model as the loop calls it: on the device, compiled if asked for, with gradients averaged over ranks.
+
+        With shards it is the model itself, changed in place, and its parameters are new objects: resolve names, freeze
+        and build the optimizer afterwards. A model that was sharded before stays as it is.
+        """
         model = model.to(self.device)
+        if self.shards:
+            return model if isinstance(model, FSDPModule) else self._shard(model, compiled)
         if compiled:
             model = torch.compile(model)
         return self._accelerator.prepare_model(model) if self.world > 1 else model
+
+    def _shard(self, model: nn.Module, compiled: bool) -> nn.Module:
+        """FSDP2 (Zhao et al. 2023) over all ranks: each layer of a component is gathered as a whole, then the rest.
+
+        Weights, gradients and moments are fp32; with bf16 they are gathered in bf16 and reduced in fp32. Inputs are
+        left to autocast, as they are without shards, so that the residual stream keeps its precision. Everything is
+        given back after the forward pass, the root too: outside of it the parameters are always the shards.
+        """
+        options = {
+            "mesh": init_device_mesh(self.device.type, (self.world,)),
+            "reshard_after_forward": True,
+            "mp_policy": MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16 if self.bf16 else None,
+                reduce_dtype=torch.float32 if self.bf16 else None,
+                cast_forward_inputs=False,
+            ),
+        }
+        layers = (layer for component in model.components().values() for layer in getattr(component, "layers", ()))
+        for layer in layers:
+            if compiled:
+                layer.compile()
+            fully_shard(layer, **options)
+        return fully_shard(model, **options)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return self._accelerator.autocast()
@@ -50,7 +83,32 @@ class Engine:
 
     def accumulating(self, model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged at the last micro-batch of a step only."""
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(last)
+            return contextlib.nullcontext()
         return contextlib.nullcontext() if last or self.world == 1 else self._accelerator.no_sync(model)
+
+    def grad_norm(self, parameters: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
+        """Scales the gradients down to `max_norm`; returns their L2 norm before, over all shards, as a plain tensor."""
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    @contextlib.contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        """Whole parameters on every rank: forward passes talk to no other rank, so each may make as many as it has.
+
+        Entered and left by all ranks together. Read no weights in it: with bf16 the gathered ones are rounded.
+        """
+        shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        for module in shards:
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in shards:
+                module.set_reshard_after_forward(True, recurse=False)
+                module.reshard()
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sums numbers over ranks, in float64, by name. Every rank must bring the same names."""

@@ -6,7 +6,7 @@ later evaluation and every resumed run uses the same ids. An evaluation outside 
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,12 @@ def evaluate(
     budget: Budget,
     workers: int = 0,
     complete: bool = True,
-) -> Evaluation:
-    """Decodes and scores every row of the manifest; this rank takes each world-th batch, rank 0 gets all rows."""
+    goes_on: Callable[[], bool] = lambda: True,
+) -> Evaluation | None:
+    """Decodes and scores every row of the manifest; this rank takes each world-th batch, rank 0 gets all rows.
+
+    `goes_on` is asked at each batch; None where it said no.
+    """
     began = time.monotonic()
     rows = Rows([manifest])
     normal = normalizer(config.normalizer)
@@ -133,6 +137,8 @@ def evaluate(
     data = EvaluationSet(rows, collate=task.collate, sample_rate=task.frontend.sample_rate)
     by_row, rejections, sums = {}, [], {}
     for place, batch in zip(places, batches(data, places, workers), strict=True):
+        if not goes_on():
+            return None
         hypotheses, terms = _predict(model, task, batch.to(engine.device), decoder, engine)
         _add(sums, _numbers(terms))
         rejections += batch.rejections
@@ -206,6 +212,8 @@ def subset(
     probe = manifest.where(rows=np.sort(order[:PROBE_UTTERANCES]))
     measure(probe)  # the first batches pay for caches and compilation
     seconds = engine.from_main(measure(probe))
+    if not seconds:  # asked to stop
+        return manifest
     size = int(
         np.clip(len(probe) * max_seconds / max(seconds, 1e-9), min(PROBE_UTTERANCES, len(manifest)), len(manifest))
     )

@@ -94,7 +94,41 @@ def _rejected(event: Event) -> str:
     return f"Rows not used in {v['dataset']}: {v['count_by_reason']} of {v['rows']}"
 
 
+def _bad_step(event: Event) -> str:
+    v = event.values
+    ids = ", ".join(v["ids"][:5]) + (f" and {len(v['ids']) - 5} more" if len(v["ids"]) > 5 else "")
+    return f"Step {event.step} was not finite (gradient norm {v['grad_norm']}), the weights were left alone: {ids}"
+
+
+def _rollback(event: Event) -> str:
+    v = event.values
+    return (
+        f"Going back from step {event.step} to {v['checkpoint']}, leaving out {len(v['skipped'])} steps of the plan "
+        f"(return {v['rollbacks']} of this stage)"
+    )
+
+
+def _split(event: Event) -> str:
+    return f"Out of memory: micro-batches are passed through in {event.values['pieces']} pieces from here on"
+
+
+def _replan(event: Event) -> str:
+    v = event.values
+    return f"Planning the rest of the epoch anew, {v['seen']} utterances of it are done: {'; '.join(v['changes'])}"
+
+
+def _mirror(event: Event) -> str:
+    v = event.values
+    safe = "nothing is safe there yet" if v["safe_step"] is None else f"step {v['safe_step']} is safe there"
+    return f"Mirror {v['target']}: {safe}{'; ' + str(v['error']) if v['error'] else ''}"
+
+
 _LINES = {
+    "bad_step": _bad_step,
+    "rollback": _rollback,
+    "split": _split,
+    "replan": _replan,
+    "mirror": _mirror,
     "train": _train,
     "eval": _eval,
     "stage": _stage,

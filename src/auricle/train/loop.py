@@ -6,19 +6,21 @@ Everything periodic is one line of `run_stage`. Readers of `events.jsonl` do the
 """
 
 import itertools
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
-from auricle.core.errors import Diverged
+from auricle.core.errors import Preempted
 from auricle.core.extents import due
 from auricle.data.draws import key
 from auricle.data.loader import batches
-from auricle.data.plan import micro_batches, next_position
+from auricle.data.plan import MicroBatch, Position, micro_batches, settled
 from auricle.tasks import Batch, Task
 from auricle.train.checkpoint import TrainingState
 from auricle.train.engine import Engine
@@ -34,6 +36,8 @@ class StepResult:
     sums: dict[str, float]
     counts: dict[str, float]
     grad_norm: float
+    finite: bool = True
+    """False on every rank when a loss or the gradient was not finite on one: the weights were left as they were."""
 
 
 def train_step(
@@ -48,7 +52,7 @@ def train_step(
     """One optimizer step over micro-batches, each weighted by what it contains.
 
     `counts` are the step's, over all micro-batches and ranks: Σ weight · Σ sum / Σ count. Ranks average gradients,
-    so the objective is multiplied by the world size once. Raises Diverged before the weights are touched.
+    so the objective is multiplied by the world size once. What is not finite never reaches the weights.
     """
     sums: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(micro, start=1):
@@ -61,28 +65,18 @@ def train_step(
             engine.backward(objective * engine.world)
         for name, term in loss.terms.items():
             sums[name] = sums.get(name, 0.0) + term.sum.detach()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    if not torch.isfinite(norm):
-        raise Diverged(_divergence(norm, sums, micro))
-    optimizer.step()
+    norm = engine.grad_norm([p for group in optimizer.param_groups for p in group["params"]], max_grad_norm)
+    numbers = torch.stack([norm.float(), *(value.float() for value in sums.values())])
+    finite = not engine.any(not bool(numbers.isfinite().all()))
+    if finite:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     local = {name: sum(batch.counts.get(name, 0.0) for batch in micro) for name in sums}
-    return StepResult({name: float(value) for name, value in sums.items()}, local, float(norm))
+    return StepResult({name: float(value) for name, value in sums.items()}, local, float(norm), finite)
 
 
 def _divisor(name: str, term: Any, counts: dict[str, float]) -> float:
     return counts["_micro_batches"] if term.per_batch else counts[name]
-
-
-def _divergence(norm: torch.Tensor, sums: dict[str, torch.Tensor], micro: Sequence[Batch]) -> str:
-    bad = [name for name, value in sums.items() if not torch.isfinite(value)] or ["gradient"]
-    ids = list(itertools.chain.from_iterable(batch.ids for batch in micro))
-    return (
-        f"the {', '.join(bad)} is not finite (gradient norm {float(norm)}) and the weights were left as they were; "
-        f"utterances of the step: {', '.join(ids[:20])}{' …' if len(ids) > 20 else ''}. "
-        "Lower learning_rate, or look at these utterances with `auricle data inspect`"
-    )
 
 
 @dataclass
@@ -128,58 +122,132 @@ class Watcher(Protocol):
 
     def stopping(self) -> bool: ...
     def save_is_due(self) -> bool: ...
+    def split(self, stage: Stage) -> int: ...
+    def stepped(self) -> None: ...
     def rejected(self, stage: Stage, state: TrainingState, micro: Sequence[Batch]) -> None: ...
+    def bad_step(self, stage: Stage, state: TrainingState, step: "Step", result: StepResult) -> None: ...
     def log(self, stage: Stage, state: TrainingState, window: Window, grad_norm: float, rate: float) -> None: ...
     def evaluate(self, stage: Stage, state: TrainingState) -> TrainingState: ...
-    def save(self, stage: Stage, state: TrainingState) -> None: ...
+    def save(self, stage: Stage, state: TrainingState, *, wait: bool = True) -> None: ...
 
 
-def step_of(data: Iterator[Batch]) -> tuple[list[Batch], float]:
-    """This rank's micro-batches of the next step, and the seconds waited for them."""
-    began, micro = time.monotonic(), []
+class BadSteps(Exception):
+    """So many steps in a row were not finite that the weights themselves may be what is wrong."""
+
+    def __init__(self, state: TrainingState, places: Sequence[Position]) -> None:
+        super().__init__(f"{len(places)} steps in a row were not finite")
+        self.state, self.places = state, tuple(places)
+
+
+class OutOfMemory(Exception):
+    """A step did not fit; `state` is as it was before it."""
+
+    def __init__(self, state: TrainingState, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+@dataclass(frozen=True)
+class Step:
+    """This rank's part of one step: where it lies in the plan, what was loaded, and the seconds waited for it."""
+
+    places: tuple[MicroBatch, ...]
+    micro: tuple[Batch, ...]
+    wait_seconds: float
+
+
+def next_step(data: Iterator[tuple[MicroBatch, Batch]]) -> Step:
+    began, places, micro = time.monotonic(), [], []
     for place, batch in data:
+        places.append(place)
         micro.append(batch)
         if place.last:
             break
-    return micro, time.monotonic() - began
+    return Step(tuple(places), tuple(micro), time.monotonic() - began)
+
+
+def load_from(stage: Stage, state: TrainingState, run: Watcher) -> Iterator[tuple[MicroBatch, Batch]]:
+    """Micro-batches of this rank from the state's place in the plan on, without end."""
+    places = micro_batches(
+        stage.data.plan,
+        state.position,
+        run.engine.rank,
+        run.engine.world,
+        skipped=state.skipped,
+        split=run.split(stage),
+    )
+    kept, shown = itertools.tee(places)
+    return zip(shown, batches(stage.data, kept, stage.config.dataloader_num_workers), strict=False)
 
 
 def run_stage(
     stage: Stage, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, run: Watcher
 ) -> TrainingState:
-    """Trains until the stage's end or until the run is asked to stop; returns the state reached."""
-    engine, config, data = run.engine, stage.config, stage.data
-    places, shown = itertools.tee(micro_batches(data.plan, state.position, engine.rank, engine.world))
-    loaded = zip(shown, batches(data, places, config.dataloader_num_workers), strict=False)
+    """Trains until the stage's end or until the run is asked to stop; returns the state reached.
+
+    Raises BadSteps and OutOfMemory, which a stage can go on from, and Preempted, with the state saved.
+    """
+    engine, config = run.engine, stage.config
+    loaded, bad = load_from(stage, state, run), []
     window, started, wall = Window(), time.monotonic(), state.progress.wall_hours
+    if evaluation_is_due(stage, state) and not any(e["step"] == state.progress.run_steps for e in state.evaluations):
+        state = run.evaluate(stage, state)  # it was asked to stop during this evaluation
     train_mode(model)
     while fraction_done(config, state.progress) < 1.0:
-        micro, wait_seconds = step_of(loaded)
-        counts = engine.sum(_to_sum(micro, run))
+        try:
+            step = next_step(loaded)
+        except Preempted:  # a loader worker was killed
+            run.save(stage, state)
+            raise
+        counts = engine.sum(_to_sum(step.micro, run))
         rate = set_rates(
             optimizer, factor(config, state.progress.steps, fraction_done(config, state.progress), stage.total_steps)
         )
-        # Dropout of a step is a function of the step: resuming needs no generator's state.
-        torch.manual_seed(key(config.seed, stage.name, state.progress.steps, engine.rank) & (2**63 - 1))
-        result = train_step(
-            model, optimizer, task, [batch.to(engine.device) for batch in micro], counts, engine, config.max_grad_norm
-        )
+        # Randomness of a step is a function of the step: resuming needs no generator's state.
+        seed_all(key(config.seed, stage.name, state.progress.steps, engine.rank))
+        micro = [batch.to(engine.device) for batch in step.micro]
+        try:
+            result = train_step(model, optimizer, task, micro, counts, engine, config.max_grad_norm)
+        except torch.OutOfMemoryError as error:
+            optimizer.zero_grad(set_to_none=True)
+            raise OutOfMemory(state, str(error).partition("\n")[0]) from None
+        place = state.position
         state = advance(state, stage, counts["_seconds"] / 3600, wall + (time.monotonic() - started) / 3600)
-        window.add(result, micro, wait_seconds)
+        run.stepped()
         if counts["_rejected"]:
-            run.rejected(stage, state, micro)
-        if due(state.progress.steps, config.logging_steps):
+            run.rejected(stage, state, step.micro)
+        if result.finite:
+            window.add(result, step.micro, step.wait_seconds)
+            bad = []
+        else:
+            bad.append(place)
+            run.bad_step(stage, state, step, result)
+            if len(bad) >= config.max_bad_steps:
+                raise BadSteps(state, bad)
+        if due(state.progress.steps, config.logging_steps) and window.counts:
             run.log(stage, state, window, result.grad_norm, rate)
             window = Window()
-        if due(state.progress.steps, config.eval_steps) and fraction_done(config, state.progress) < 1.0:
+        if evaluation_is_due(stage, state) and not bad:
             state = run.evaluate(stage, state)
             train_mode(model)
             window.began = time.monotonic()
-        if counts["_save"] or due(state.progress.steps, config.save_steps):
-            run.save(stage, state)
+        if (counts["_save"] or due(state.progress.steps, config.save_steps)) and not bad:
+            run.save(stage, state, wait=False)
         if counts["_stop"]:
             break
     return state
+
+
+def evaluation_is_due(stage: Stage, state: TrainingState) -> bool:
+    """At the end of a stage it is not: the complete evaluation follows."""
+    return due(state.progress.steps, stage.config.eval_steps) and fraction_done(stage.config, state.progress) < 1.0
+
+
+def seed_all(number: int) -> None:
+    """Every generator that a model or a task may draw from."""
+    torch.manual_seed(number & (2**63 - 1))
+    np.random.seed(number & (2**32 - 1))
+    random.seed(number)
 
 
 def _to_sum(micro: Sequence[Batch], run: Watcher) -> dict[str, float]:
@@ -199,12 +267,9 @@ def _to_sum(micro: Sequence[Batch], run: Watcher) -> dict[str, float]:
 
 def advance(state: TrainingState, stage: Stage, audio_hours: float, wall_hours: float) -> TrainingState:
     """The state after one more step."""
-    epoch, _ = state.position
-    steps = stage.data.plan(epoch).steps
-    position = next_position(steps, state.position)
-    epochs = position[0] + position[1] / stage.data.plan(position[0]).steps if position[1] else float(position[0])
-    return replace(
-        state,
-        position=position,
-        progress=state.progress.after_step(epochs=epochs, audio_hours=audio_hours, wall_hours=wall_hours),
+    epoch, step = state.position
+    position = settled(stage.data.plan, (epoch, step + 1), state.skipped)
+    progress = state.progress.after_step(
+        epochs=stage.data.epochs(position), audio_hours=audio_hours, wall_hours=wall_hours
     )
+    return replace(state, position=position, progress=progress)

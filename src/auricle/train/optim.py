@@ -78,14 +78,27 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> float:
     return max(group["lr"] for group in optimizer.param_groups)
 
 
-def moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state by parameter name: {"exp_avg/encoder.x.weight": …}."""
-    named = {}
+def allocate_moments(optimizer: torch.optim.AdamW) -> None:
+    """Gives each parameter without moments its zeros at once, as the first step would.
+
+    So a checkpoint has one layout from the first step on, and what training needs is in memory before it begins.
+    """
     for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for kind, value in optimizer.state.get(parameter, {}).items():
-                named[f"{kind}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    return named
+        for parameter in group["params"]:
+            if not optimizer.state[parameter]:
+                step = torch.zeros((), dtype=torch.float32, device=_device("step", parameter, group))
+                zeros = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] = {"step": step, **{kind: zero.detach() for kind, zero in zeros.items()}}
+
+
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state by parameter name, not copied: {"exp_avg/encoder.x.weight": …}."""
+    return {
+        f"{kind}/{name}": value
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
 def load_moments(optimizer: torch.optim.Optimizer, named: dict[str, torch.Tensor]) -> tuple[int, int]:

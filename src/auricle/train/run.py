@@ -1,6 +1,6 @@
 """The run around the loop: what it logs, evaluates, saves, and when it stops."""
 
-import json
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -9,26 +9,36 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from auricle.core.config import ExperimentConfig
 from auricle.core.errors import DataError
 from auricle.core.events import EventLog
 from auricle.data.judge import Rejection, count_by_reason
 from auricle.data.plan import Budget
-from auricle.store.directory import write_text
+from auricle.models.parts.folder import StoredPart
+from auricle.models.parts.weights import component_tensors, weight_files
+from auricle.store import steps
 from auricle.tasks import Batch
-from auricle.tasks.parts.assembly import Assembly
-from auricle.train import checkpoint
+from auricle.tasks.parts.assembly import Assembly, store_part
+from auricle.train import checkpoint, memory
 from auricle.train.checkpoint import TrainingState
 from auricle.train.datasets import Judged
 from auricle.train.engine import Engine
 from auricle.train.evaluate import Evaluation, evaluate, subset, write_hypotheses
-from auricle.train.loop import Window
+from auricle.train.loop import Step, StepResult, Window
+from auricle.train.optim import moments
+from auricle.train.saver import Saver
 from auricle.train.schedule import fraction_done
+from auricle.train.sharded import gather
+from auricle.train.sharded_saver import ShardedSaver
 from auricle.train.stage import Stage
+from auricle.train.watchdog import Watchdog
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM asks for an end after the step in hand; a second one ends at once."""
+    """Ctrl-C or SIGTERM asks for an end after the step in hand; a second one ends at once, by the signal itself."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -37,9 +47,10 @@ class StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +80,17 @@ class Run:
         self.engine, self.folder, self._log, self.assembly = engine, folder, log, assembly
         self.config, self.evaluations, self.stop = config, evaluations, stop
         self.optimizer: Any = None
+        self.watchdog = Watchdog(
+            config.training.hang_seconds, folder / f"stacks-{engine.rank}.txt", self._hung
+        )
+        self.saver: Saver | ShardedSaver | None = None
+        if engine.shards:
+            self.saver = ShardedSaver(folder, engine, self.event, self.watchdog.beat)
+        elif engine.is_main:
+            self.saver = Saver(folder, self.event, self.watchdog.beat)
         self.segment = Segment(began=time.monotonic(), fraction=0.0, hours_before=0.0)
         self.started = time.monotonic()
         self.evaluating_seconds = 0.0
-        self._saved = time.monotonic()
         self._training_rows, self._rejected = training_rows, {}
 
     @property
@@ -86,12 +104,56 @@ class Run:
             self._log.write(kind, stage=stage, step=step, **values)
 
     def enter(self, stage: Stage, state: TrainingState, optimizer: Any) -> None:
+        """Begins a stage (or begins it again after a roll-back): figures count from here."""
         self.optimizer = optimizer
         self.segment = Segment(
             began=time.monotonic(),
             fraction=fraction_done(stage.config, state.progress),
             hours_before=state.progress.wall_hours + state.earlier_hours,
         )
+        self.watchdog.beat()
+
+    def prepare_saving(self, stage: Stage, learning: dict[str, list]) -> None:
+        """Allocates what the stage's saves need. Components that do not learn in it are stored once, beside them."""
+        if not self.saver:
+            return
+        model = self.assembly.model
+        learned = {id(parameter) for parameters in learning.values() for _, parameter in parameters}
+        parts = {
+            component: StoredPart(part=self._stored(tensors))
+            for component, tensors in component_tensors(model).items()
+            if not any(id(tensor) in learned for tensor in tensors.values())
+        }
+
+        def write_static(folder: Path) -> None:
+            self.assembly.write_static(folder, parts)
+            if stage.data.replanned:
+                np.save(folder / checkpoint.SEEN, stage.data.replanned.seen, allow_pickle=False)
+
+        self.saver.enter(lambda: weight_files(model, parts), lambda: moments(self.optimizer), write_static)
+
+    def _stored(self, tensors: dict[str, Tensor]) -> str:
+        parts = steps.parts_of(self.folder)
+        if not self.engine.shards:
+            return store_part(parts, tensors)
+        whole = gather(tensors, self.engine)
+        return self.engine.from_main(store_part(parts, whole) if self.engine.is_main else None)
+
+    def remember(self, state: TrainingState, found: Path) -> None:
+        """The state that this start resumes from is on disk already, where it lies in this run's folder."""
+        if self.saver and found.parent == self.folder / "checkpoints":
+            self.saver.remember(state)
+
+    def close(self) -> None:
+        """Ends what runs beside training; a save in hand is finished."""
+        if self.saver:
+            self.saver.settle()
+            self.saver.close()
+        self.watchdog.close()
+
+    def _hung(self, message: str) -> None:
+        self.event("alarm", message=message)
+        self.event("end", reason="hung", seconds=time.monotonic() - self.started, message=message)
 
     # -- what the loop asks -------------------------------------------------------------------------------------------
 
@@ -99,8 +161,32 @@ class Run:
         return self.stop.asked
 
     def save_is_due(self) -> bool:
-        minutes = self.config.training.save_minutes
-        return self.engine.is_main and minutes is not None and time.monotonic() - self._saved > 60 * minutes
+        return self.saver is not None and self.saver.is_due(self.config.training.save_minutes)
+
+    def split(self, stage: Stage) -> int:
+        return memory.split_of(self.folder, stage.name)
+
+    def stepped(self) -> None:
+        self.watchdog.step()
+
+    def bad_step(self, stage: Stage, state: TrainingState, step: Step, result: StepResult) -> None:
+        """What was not finite, and what it was trained on; every rank's utterances are listed."""
+        lengths = [
+            round(float(length), 3)
+            for place in step.places
+            for length in stage.data.lengths(place.epoch, np.asarray(place.rows, np.int64), place.occurrences)
+        ]
+        ids = [identity for batch in step.micro for identity in batch.ids]
+        found = self.engine.gather(zip(ids, lengths, strict=False))
+        self.event(
+            "bad_step",
+            stage.name,
+            state.progress.run_steps,
+            terms=result.sums,
+            grad_norm=result.grad_norm,
+            ids=[identity for identity, _ in found],
+            lengths=[length for _, length in found],
+        )
 
     def rejected(self, stage: Stage, state: TrainingState, micro: Sequence[Batch]) -> None:
         """Rows that could not be read when their turn came; raises DataError when they become too many."""
@@ -151,32 +237,39 @@ class Run:
         )
 
     def evaluate(self, stage: Stage, state: TrainingState, *, complete: bool = False) -> TrainingState:
-        """Evaluates every evaluation set; a new best is saved at once. Returns the state with the best so far."""
+        """Evaluates every evaluation set; a new best is saved at once. Returns the state with the best so far.
+
+        An evaluation that is asked to stop counts for nothing.
+        """
         box = None if complete else stage.config.eval_max_seconds
-        results = [self._evaluate_one(stage, judged, box) for judged in self.evaluations]
-        if not results:
+        with self.engine.evaluating(self.assembly.model):
+            results = [self._evaluate_one(stage, judged, box) for judged in self.evaluations]
+        if not results or None in results:
             return state
         metric = stage.config.metric_for_best_model or self.assembly.task.metrics[0]
         value = sum(result.summary()[metric] for result in results) / len(results)
-        is_best = state.best is None or value < state.best["value"] or (complete and not state.best["complete"])
-        if is_best:
-            state = replace(
-                state, best={"metric": metric, "value": value, "step": state.progress.run_steps, "complete": complete}
-            )
+        entry = {"metric": metric, "value": value, "step": state.progress.run_steps, "complete": complete}
+        is_best = math.isfinite(value) and (
+            state.best is None or value < state.best["value"] or (complete and not state.best["complete"])
+        )
+        if math.isfinite(value):
+            state = replace(state, evaluations=(*state.evaluations, entry), best=entry if is_best else state.best)
+        else:
+            self.event("alarm", stage.name, entry["step"], message=f"{metric} is {value}; this step cannot be the best")
         for result in results:
             self._report(stage, state, result, is_best)
         if is_best and not complete:
             self.save(stage, state)
         return state
 
-    def _evaluate_one(self, stage: Stage, judged: Judged, box: float | None) -> Evaluation:
+    def _evaluate_one(self, stage: Stage, judged: Judged, box: float | None) -> Evaluation | None:
         began = time.monotonic()
         budget = Budget(
             seconds=stage.config.batch_seconds,
             utterances=stage.config.per_device_eval_batch_size or stage.config.per_device_train_batch_size,
         )
 
-        def judge(manifest: Any) -> Evaluation:
+        def judge(manifest: Any) -> Evaluation | None:
             return evaluate(
                 judged.name,
                 manifest,
@@ -186,14 +279,23 @@ class Run:
                 self.config.evaluation,
                 budget=budget,
                 workers=stage.config.dataloader_num_workers,
+                goes_on=self._goes_on,
             )
 
+        def measure(manifest: Any) -> float:
+            return result.seconds if (result := judge(manifest)) else 0.0
+
         rows = subset(
-            judged.name, judged.manifest, self.folder, box, lambda m: judge(m).seconds, self.engine, stage.config.seed
+            judged.name, judged.manifest, self.folder, box, measure, self.engine, stage.config.seed
         )
         result = judge(rows)
         self.evaluating_seconds += time.monotonic() - began
-        return replace(result, complete=len(rows) == len(judged.manifest))
+        return result and replace(result, complete=len(rows) == len(judged.manifest))
+
+    def _goes_on(self) -> bool:
+        """One rank alone may leave an evaluation; several meet at its end."""
+        self.watchdog.beat()
+        return not self.stop.asked or self.engine.world > 1
 
     def _report(self, stage: Stage, state: TrainingState, result: Evaluation, is_best: bool) -> None:
         step = state.progress.run_steps
@@ -212,25 +314,12 @@ class Run:
             epoch=state.progress.epochs,
         )
 
-    def save(self, stage: Stage, state: TrainingState) -> None:
-        """Publishes a checkpoint (rank 0; the others wait), exposes the best model and prunes old checkpoints."""
-        if self.engine.is_main:
-            began = time.monotonic()
-            path = checkpoint.save(self.folder, state, self.optimizer, self.assembly.save)
-            chosen = checkpoint.path_of(self.folder, state.best["step"]) if state.best else path
-            if chosen.exists():
-                checkpoint.expose(self.folder, chosen)
-            if state.best:
-                write_text(self.folder / "best.json", json.dumps(state.best))
-            checkpoint.prune(self.folder, stage.config.save_total_limit, state.best)
-            size = sum(item.stat().st_size for item in path.iterdir())
-            self.event(
-                "save",
-                stage.name,
-                state.progress.run_steps,
-                checkpoint=path.name,
-                bytes=size,
-                seconds=time.monotonic() - began,
-            )
-        self._saved = time.monotonic()
-        self.engine.wait()
+    def save(self, stage: Stage, state: TrainingState, *, wait: bool = True) -> None:
+        """Has the state written; see `Saver.save`. Ranks other than 0 have nothing to do, unless it is sharded."""
+        if self.saver:
+            self.saver.save(stage, state, wait=wait)
+
+    def settle(self) -> None:
+        """Waits until the save in flight is on disk."""
+        if self.saver:
+            self.saver.settle()

@@ -1,54 +1,49 @@
 """The folder of a run: one experiment, one trainer at a time.
 
 outputs/<run_name>/
-    run.json  config.yaml  events.jsonl  trainer_log.txt  trainer_state.json
-    config.json  model.safetensors  tokenizer …      the best model so far
+    run.json  changes.json  config.yaml  events.jsonl  trainer_log.txt  trainer_state.json
+    config.json  encoder.safetensors …  tokenizer …  the best model so far
     checkpoints/  latest.json  best.json  eval/  report.html
+    run.lock                                         who trains here (see run_lock)
 """
 
-import fcntl
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from auricle.core.config import ExperimentConfig
 from auricle.core.errors import RunFolderError
-from auricle.store.directory import write_text
+from auricle.core.extents import Progress
+from auricle.store.directory import ASIDE, write_text
+from auricle.train.config_changes import Change, Kind, changes, moved_rate
+from auricle.train.run_lock import LOCKS, file_system_now, lock
 
-FREE_KEYS = frozenset(
-    {
-        "run_name",
-        "output_dir",
-        "max_steps",
-        "num_train_epochs",
-        "max_audio_hours",
-        "max_wall_hours",
-        "device",
-        "bf16",
-        "torch_compile",
-        "dataloader_num_workers",
-        "per_device_eval_batch_size",
-        "logging_steps",
-        "eval_steps",
-        "eval_max_seconds",
-        "metric_for_best_model",
-        "save_steps",
-        "save_minutes",
-        "save_total_limit",
-        "resume_from_checkpoint",
-        "report_to",
-        "price_per_hour",
-    }
-)
-"""Training keys that may differ when a run goes on; any other change is another experiment."""
-
+CHANGES = "changes.json"
+"""What was accepted after the first start: [{"time", "step", "replan", "changes": {key: [old, new]}, "config"}, …]."""
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "soundfile", "jiwer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What was typed, for the record."""
+
+    experiment: str = ""
+    command: str = ""
+    config_yaml: str = ""
+
+
+def run_record(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(run.json, the configuration as it was last accepted) of a run. Raises RunFolderError."""
+    if not (folder / "run.json").is_file():
+        raise RunFolderError(f"run folder '{folder}': has no run.json; expected the folder of a run")
+    record, accepted = _read(folder / "run.json"), _read(folder / CHANGES) if (folder / CHANGES).exists() else []
+    return record, accepted[-1]["config"] if accepted else record["config"]
 
 
 def location(config: ExperimentConfig, experiment: str) -> Path:
@@ -62,104 +57,111 @@ def location(config: ExperimentConfig, experiment: str) -> Path:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Renames a run folder (for --fresh), so that nothing is lost; the new name, or None where there was none."""
+    """Renames a run folder (for --fresh), so that nothing is lost; the new name, or None where there was none.
+
+    Raises RunFolderError while it is being trained in.
+    """
     if not folder.exists():
         return None
     number = 1
     while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
-    folder.rename(target)
+    with lock(folder):
+        folder.rename(target)
     return target
 
 
 def make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_text("")
-        probe.unlink()
+        file_system_now(folder)
     except OSError as error:
         raise RunFolderError(
             f"run folder '{folder}': cannot be written ({error.strerror}); choose another with training.output_dir=…"
         ) from None
 
 
-def lock(folder: Path) -> TextIO:
-    """Holds the folder for this process until it ends, however it ends. A second trainer gets RunFolderError."""
-    holder = (folder / "run.lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder.seek(0)
-        owner = holder.read().strip() or "another process"
-        holder.close()
-        raise RunFolderError(
-            f"run folder '{folder}': already being trained by {owner}; wait for it, stop it, or choose "
-            "another training.run_name"
-        ) from None
-    holder.truncate(0)
-    holder.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-    holder.flush()
-    return holder
+def begin(
+    folder: Path,
+    config: ExperimentConfig,
+    *,
+    extend: bool = False,
+    allow_replan: bool = False,
+    progress: Progress | None = None,
+    stage: str = "main",
+    **facts: Any,
+) -> dict[str, Any]:
+    """Writes run.json at the first start; at every other reads it and judges what changed since.
+
+    `progress` is how far `stage` has come, from the checkpoint that training goes on from; None where there is none.
+    Returns the record, with `replan`: whether that checkpoint was made before a change of budget or data that was
+    accepted. Raises RunFolderError for another experiment, and for changes that were not asked for.
+    """
+    path, now = folder / "run.json", config.model_dump(mode="json")
+    if not path.exists():
+        _refuse_strangers(folder)
+        record = {"created": time.time(), "config": now, "versions": versions(), "git": git_revision(), **facts}
+        write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
+        return record | {"replan": False}
+    record, before = run_record(folder)
+    accepted, now = _read(folder / CHANGES) if (folder / CHANGES).exists() else [], json.loads(json.dumps(now))
+    found = [change for change in changes(before, now) if change.kind is not Kind.OPERATIONAL]
+    _refuse(folder, found, allow_replan=allow_replan)
+    if progress and progress.steps and not extend and (moved := moved_rate(before, now, stage, progress)):
+        ends = _listed([change for change in found if change.kind is Kind.EXTENDING])
+        raise RunFolderError(f"run folder '{folder}': {ends}: {moved}. Undo the change, or take it with --extend")
+    if found:
+        accepted.append(_entry(found, now, progress.run_steps if progress else 0))
+        write_text(folder / CHANGES, json.dumps(accepted, indent=1, ensure_ascii=False))
+    # A checkpoint of the step at which a change was accepted, or of an earlier one, was made under the plan before it.
+    replan = progress and any(entry["replan"] and entry["step"] >= progress.run_steps for entry in accepted)
+    return record | {"replan": bool(replan)}
 
 
-def identity(config: ExperimentConfig) -> dict[str, Any]:
-    """The part of a configuration that may not change within a run, flat: {"training.seed": 42, …}."""
-    plain = config.model_dump(mode="json")
-    for training in (plain["training"], *plain["stages"].values()):
-        for key in FREE_KEYS & training.keys():
-            del training[key]
-    plain.pop("evaluation")
-    return _flat(plain)
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict) or not values:
-        return {prefix: values}
+def _entry(found: Sequence[Change], config: dict[str, Any], step: int) -> dict[str, Any]:
     return {
-        key: value
-        for name, inner in values.items()
-        for key, value in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
+        "time": time.time(),
+        "step": step,
+        "replan": any(change.kind is Kind.PLANNING for change in found),
+        "changes": {change.key: [change.old, change.new] for change in found},
+        "config": config,
     }
 
 
-def begin(folder: Path, config: ExperimentConfig, **facts: Any) -> dict[str, Any]:
-    """Writes run.json at the first start, reads it at every other; RunFolderError for another experiment."""
-    path = folder / "run.json"
-    if not path.exists():
-        strangers = [item.name for item in folder.iterdir() if item.name not in ("run.lock",)]
-        if strangers:
-            raise RunFolderError(
-                f"run folder '{folder}': holds {', '.join(sorted(strangers)[:3])} but no run.json; "
-                "expected an empty folder or a run. Choose another training.run_name, or move it away"
-            )
-        record = {
-            "created": time.time(),
-            "identity": identity(config),
-            "config": config.model_dump(mode="json"),
-            "versions": versions(),
-            "git": git_revision(),
-            **facts,
-        }
-        write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
-        return record
+def _refuse_strangers(folder: Path) -> None:
+    strangers = [item.name for item in folder.iterdir() if item.name not in LOCKS and not item.name.startswith(ASIDE)]
+    if strangers:
+        raise RunFolderError(
+            f"run folder '{folder}': holds {', '.join(sorted(strangers)[:3])} but no run.json; "
+            "expected an empty folder or a run. Choose another training.run_name, or move it away"
+        )
+
+
+def _read(path: Path) -> Any:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunFolderError(f"{path}: not readable as JSON ({error}); move the folder away or use --fresh") from None
-    refuse_changes(folder, record["identity"], json.loads(json.dumps(identity(config))))
-    return record
 
 
-def refuse_changes(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    if changed:
-        listed = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:5])
-        more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+def _refuse(folder: Path, found: Sequence[Change], *, allow_replan: bool) -> None:
+    """Raises RunFolderError for changes of identity, and for those of the plan unless they are allowed."""
+    if changed := [change for change in found if change.kind is Kind.IDENTITY]:
         raise RunFolderError(
-            f"run folder '{folder}': belongs to another experiment ({listed}{more}). Choose another "
+            f"run folder '{folder}': belongs to another experiment ({_listed(changed)}). Choose another "
             "training.run_name, undo the change, or start anew with --fresh (the old folder is kept)"
         )
+    if (changed := [change for change in found if change.kind is Kind.PLANNING]) and not allow_replan:
+        raise RunFolderError(
+            f"run folder '{folder}': {_listed(changed)}: the steps of the epoch in hand would be others than those "
+            "that were planned, and utterances would be met twice or never. Undo the change, or plan anew what the "
+            "epoch has not yet seen with --allow-replan"
+        )
+
+
+def _listed(changed: Sequence[Change]) -> str:
+    more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+    return "; ".join(map(str, changed[:5])) + more
 
 
 def versions() -> dict[str, str]:

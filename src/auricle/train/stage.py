@@ -52,7 +52,7 @@ def budget(config: TrainingConfig, world: int, mean_seconds: float) -> Budget:
 
 def total_steps(config: TrainingConfig, data: TrainingSet) -> int:
     """Steps until the first of the stage's ends; wall clock alone counts as one epoch, for the schedule's warm-up."""
-    steps = data.plan(0).steps
+    steps = data.whole_plan(0).steps
     hours = float(data.rows.seconds.sum()) / 3600
     candidates = []
     for extent in config.extents:
@@ -64,7 +64,7 @@ def total_steps(config: TrainingConfig, data: TrainingSet) -> int:
 
 def derived(stage: Stage, model: nn.Module, engine: Engine) -> dict[str, Any]:
     """The numbers that a user should see before money is spent."""
-    plan, data = stage.data.plan(0), stage.data
+    plan, data = stage.data.whole_plan(0), stage.data
     learning = trainable(model, stage.config)
     counted = {name: sum(p.numel() for _, p in parameters) for name, parameters in learning.items()}
     total = sum(p.numel() for p in model.parameters())

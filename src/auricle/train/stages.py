@@ -10,13 +10,19 @@ from pathlib import Path
 import torch
 
 from auricle.core.errors import ModelError
-from auricle.core.extents import Progress
 from auricle.data.plan import micro_batches
-from auricle.train import checkpoint
+from auricle.train import sharded
 from auricle.train.checkpoint import TrainingState
 from auricle.train.engine import Engine
-from auricle.train.loop import run_stage
-from auricle.train.optim import build_optimizer, freeze_others, load_moments, moments, trainable
+from auricle.train.optim import (
+    allocate_moments,
+    build_optimizer,
+    freeze_others,
+    load_moments,
+    moments,
+    trainable,
+)
+from auricle.train.recovery import next_stage, resumed, train
 from auricle.train.run import Run
 from auricle.train.schedule import fraction_done
 from auricle.train.stage import Stage, derived, refuse_nothing_to_train
@@ -32,36 +38,30 @@ class Outcome:
     step: int
 
 
-def run_stages(engine: Engine, folder: Path, stages: list[Stage], run: Run, found: Path | None) -> Outcome:
-    """Trains the stages in order from the checkpoint `found`, or from the start; then evaluates completely."""
-    state = checkpoint.load_state(found) if found else TrainingState(stage=stages[0].name)
+def run_stages(
+    engine: Engine, folder: Path, stages: list[Stage], run: Run, found: Path | None, state: TrainingState | None
+) -> Outcome:
+    """Trains the stages in order from `state`, that of the checkpoint `found`, or from the start; then evaluates
+    completely."""
+    state = state or TrainingState(stage=stages[0].name, order=stages[0].data.order.digest)
     begin = [stage.name for stage in stages].index(state.stage)
     if state.finished and begin == len(stages) - 1 and fraction_done(stages[begin].config, state.progress) >= 1.0:
         run.event("end", state.stage, state.progress.run_steps, reason="already finished", seconds=0.0)
         return Outcome(folder=folder, reason="already finished", step=state.progress.run_steps)
+    if found:
+        run.remember(state, found)
     if found or run.has_history:  # without a checkpoint a start after a crash goes back to step 0
-        epoch, epoch_step = state.position
-        values = {"epoch": epoch, "epoch_step": epoch_step, "checkpoint": found.name if found else None}
-        run.event("resume", state.stage, state.progress.run_steps, **values)
+        resumed(run, state, found.name if found else None)
     carried: dict[str, torch.Tensor] = {}
     for stage in stages[begin:]:
         if stage.name != state.stage:
-            state = TrainingState(
-                stage=stage.name,
-                progress=Progress(run_steps=state.progress.run_steps),
-                best=state.best,
-                earlier_hours=state.earlier_hours + state.progress.wall_hours,
-            )
+            state = next_stage(stage, state)
         state, carried = _one_stage(engine, stage, state, run, carried, found if stage is stages[begin] else None)
         if engine.any(run.stopping()):
-            return _end(
-                folder,
-                run,
-                state,
-                "interrupted",
-                f"saved; run the same command to go on from step {state.progress.run_steps}",
-            )
+            return _interrupted(folder, run, state)
     state = run.evaluate(stages[-1], state, complete=True)
+    if engine.any(run.stopping()):
+        return _interrupted(folder, run, state)
     run.save(stages[-1], replace(state, finished=True))
     return _end(folder, run, state, "finished")
 
@@ -71,13 +71,15 @@ def _one_stage(
 ) -> tuple[TrainingState, dict[str, torch.Tensor]]:
     """Enters a stage and trains it; `carried` are the moments of the stage before it in this process."""
     model, step = run.assembly.model, state.progress.run_steps
+    if engine.shards:
+        engine.wrap(model, compiled=stage.config.torch_compile)  # its parameters become other objects
     learning = trainable(model, stage.config)
     loss_before = probe_loss(stage, state, model, run) if carried else 0.0
     freeze_others(model, learning)
     wrapped = engine.wrap(model, compiled=stage.config.torch_compile)
     optimizer = build_optimizer(learning, stage.config)
     if found:
-        checkpoint.load_optimizer(found, optimizer)
+        sharded.load_optimizer(found, optimizer, engine)
     elif carried:
         kept, fresh = load_moments(optimizer, carried)
         loss_after = probe_loss(stage, state, wrapped, run)
@@ -104,8 +106,10 @@ def _one_stage(
         parameters=numbers["parameters"],
         ends=numbers["ends"],
     )
+    allocate_moments(optimizer)
     run.enter(stage, state, optimizer)
-    state = run_stage(stage, state, wrapped, optimizer, run.assembly.task, run)
+    run.prepare_saving(stage, learning)
+    state = train(stage, state, wrapped, optimizer, run)
     run.save(stage, state)
     return state, moments(optimizer)
 
@@ -129,7 +133,13 @@ def refuse_moved_loss(stage: Stage, before: float, after: float, *, exact: bool)
         )
 
 
+def _interrupted(folder: Path, run: Run, state: TrainingState) -> Outcome:
+    message = f"saved; run the same command to go on from step {state.progress.run_steps}"
+    return _end(folder, run, state, "interrupted", message)
+
+
 def _end(folder: Path, run: Run, state: TrainingState, reason: str, message: str = "") -> Outcome:
+    run.settle()
     run.event(
         "end",
         state.stage,

@@ -1,99 +1,81 @@
 """From a decoded experiment to a finished run: `train` is what the command line calls.
 
-folder and lock ─► data ─► tokenizer, model, task ─► (resume) ─► each stage ─► complete evaluation ─► end
+claim the folder ─► data ─► tokenizer, model, task ─► where it stands ─► each stage ─► complete evaluation ─► end
 """
 
-import contextlib
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from auricle.core.config import ExperimentConfig, TrainingConfig
-from auricle.core.errors import AuricleError, Diverged
+from auricle.core.config import ExperimentConfig
+from auricle.core.errors import AuricleError, Diverged, Preempted
 from auricle.core.events import EventLog, Sink, read
 from auricle.data.augment import Augment
 from auricle.data.judge import count_by_reason
 from auricle.data.loader import Rows, TrainingSet
 from auricle.data.tokenizers import Tokenizer, load_tokenizer
 from auricle.models.parts.folder import load_weights
-from auricle.store.directory import write_text
+from auricle.store.mirror_pusher import start_pusher
 from auricle.tasks.parts.assembly import Assembly, assemble, tokenizer_for
-from auricle.train import checkpoint, datasets, run_folder
+from auricle.train import datasets, run_folder
+from auricle.train.claim import NOTHING_TYPED, Claim, Options, claimed
 from auricle.train.engine import Engine
 from auricle.train.lines import line
+from auricle.train.mirror_events import MirrorEvents
+from auricle.train.orders import keep_orders, take_up
 from auricle.train.run import Run, StopRequest
+from auricle.train.run_folder import Start
 from auricle.train.stage import Stage, budget, total_steps
 from auricle.train.stages import Outcome, run_stages
 from auricle.train.system import SystemMonitor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """What was typed, for the record."""
-
-    experiment: str = ""
-    command: str = ""
-    config_yaml: str = ""
 
 
 def train(
     config: ExperimentConfig,
     start: Start,
     *,
-    fresh: bool = False,
+    options: Options = NOTHING_TYPED,
     sinks: Iterable[Sink] = (),
     progress: datasets.Progress | None = None,
 ) -> Outcome:
     """Trains the experiment from where its run folder stands."""
     engine = Engine(config.training)
     folder = run_folder.location(config, start.experiment)
+    facts = {"experiment": start.experiment, "command": start.command, "run": folder.name}
     try:
-        with _claimed(engine, folder, config, start, fresh) as record:
-            return _train(engine, folder, config, record, sinks, progress)
+        with claimed(engine, folder, config, start.config_yaml, options, **facts) as claim:
+            return _train(engine, folder, config, claim, sinks, progress)
     finally:
         engine.close()
-
-
-@contextlib.contextmanager
-def _claimed(engine: Engine, folder: Path, config: ExperimentConfig, start: Start, fresh: bool) -> Iterator[dict]:
-    """Rank 0 locks the folder and writes run.json; every rank gets what it says."""
-    with contextlib.ExitStack() as held:
-        record = None
-        if engine.is_main:
-            if fresh:
-                run_folder.set_aside(folder)
-            run_folder.make(folder)
-            held.enter_context(run_folder.lock(folder))
-            record = run_folder.begin(
-                folder, config, experiment=start.experiment, command=start.command, run=folder.name, world=engine.world
-            )
-            write_text(folder / "config.yaml", start.config_yaml)
-        yield engine.from_main(record)
 
 
 def _train(
     engine: Engine,
     folder: Path,
     config: ExperimentConfig,
-    record: dict,
+    claim: Claim,
     sinks: Iterable[Sink],
     progress: datasets.Progress | None,
 ) -> Outcome:
     text = _TextLog(folder / "trainer_log.txt") if engine.is_main else None
     log = _open_log(folder, [text, *sinks]) if text else None
-    monitor = SystemMonitor(log, folder) if log else None
+    if log:
+        values = {"device": engine.describe(), "world": engine.world, "versions": claim.record["versions"]}
+        log.write("run", **values, config=config.model_dump(mode="json"))
+        for message in claim.messages:
+            log.write("alarm", message=message)
+    monitor = SystemMonitor(log, folder, _beat(claim, folder, log)) if log else None
     try:
-        return _train_logged(engine, folder, config, record, log, progress)
+        if engine.is_main and (config.mirror.targets or config.training.hub_model_id):
+            start_pusher(folder)
+        return _train_logged(engine, folder, config, claim, log, progress)
     except (AuricleError, torch.OutOfMemoryError) as error:
         if log:
             log.write("alarm", message=str(error))
-            log.write(
-                "end", reason="diverged" if isinstance(error, Diverged) else "failed", seconds=0.0, message=str(error)
-            )
+            log.write("end", reason=_reason(error), seconds=0.0, message=str(error))
         raise
     finally:
         if monitor:
@@ -101,6 +83,20 @@ def _train(
         if log:
             log.close()
             text.close()
+
+
+def _beat(claim: Claim, folder: Path, log: EventLog) -> Callable[[], None]:
+    mirrored = MirrorEvents(folder, log)
+
+    def beat() -> None:
+        claim.lock.beat()
+        mirrored.look()
+
+    return beat
+
+
+def _reason(error: Exception) -> str:
+    return {Diverged: "diverged", Preempted: "interrupted"}.get(type(error), "failed")
 
 
 def _open_log(folder: Path, sinks: Iterable[Sink]) -> EventLog:
@@ -129,7 +125,7 @@ def _train_logged(
     engine: Engine,
     folder: Path,
     config: ExperimentConfig,
-    record: dict,
+    claim: Claim,
     log: EventLog | None,
     progress: datasets.Progress | None,
 ) -> Outcome:
@@ -137,16 +133,9 @@ def _train_logged(
         if log:
             log.write(kind, **values)
 
-    event(
-        "run",
-        device=engine.describe(),
-        world=engine.world,
-        versions=record["versions"],
-        config=config.model_dump(mode="json"),
-    )
     with engine.main_first():
         manifests = datasets.open_manifests(config.data, config.data.max_rejected, progress if engine.is_main else None)
-    found = _starting_point(engine, folder, config.training, event)
+    found = claim.found
     assembly = _assembly(config, manifests, found)
     training = datasets.training_rows(config.data, manifests, assembly.task.checks(), config.training.seed)
     evaluations = datasets.evaluation_rows(config.data, manifests, config.training.seed)
@@ -171,7 +160,12 @@ def _train_logged(
         stop=stop,
         training_rows=len(rows),
     )
-    stages = _stages(config, rows, datasets.weights(config.data, training), assembly, record)
+    stages = _stages(config, rows, datasets.weights(config.data, training), assembly, claim.record)
+    state = None
+    if claim.state:
+        state, stages = take_up(folder, stages, claim.state, found, allowed=claim.record["replan"], event=event)
+    if engine.is_main:
+        keep_orders(folder, stages)
     if found is None and config.training.pretrained_model_path:
         event(
             "weights",
@@ -179,19 +173,10 @@ def _train_logged(
             **vars(load_weights(assembly.model, Path(config.training.pretrained_model_path), partial=True)),
         )
     stop.install()
-    return run_stages(engine, folder, stages, run, found)
-
-
-def _starting_point(engine: Engine, folder: Path, config: TrainingConfig, event: Any) -> Path | None:
-    """The checkpoint to resume from: the one asked for, else the newest of the run folder, else none."""
-    if config.resume_from_checkpoint:
-        return Path(config.resume_from_checkpoint)
-    found = None
-    if engine.is_main:
-        checkpoint.directory.sweep(folder)
-        checkpoint.directory.sweep(folder / "checkpoints")
-        found = checkpoint.newest(folder, lambda message: event("alarm", message=message))
-    return engine.from_main(found)
+    try:
+        return run_stages(engine, folder, stages, run, found, state)
+    finally:
+        run.close()
 
 
 def _assembly(config: ExperimentConfig, manifests: dict, found: Path | None) -> Assembly:

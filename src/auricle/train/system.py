@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ SECONDS_BETWEEN = 10.0
 
 
 class SystemMonitor:
-    """Writes a `system` event at once and then every ten seconds, until it is closed."""
+    """Writes a `system` event at once and then every ten seconds, until it is closed, and calls `beat` as often."""
 
-    def __init__(self, log: EventLog, folder: Path) -> None:
-        self._log, self._folder, self._closing = log, folder, threading.Event()
+    def __init__(self, log: EventLog, folder: Path, beat: Callable[[], None] = lambda: None) -> None:
+        self._log, self._folder, self._beat, self._closing = log, folder, beat, threading.Event()
         self._gpus = _gpu_handles()
         psutil.cpu_percent()  # the first call starts the measurement
         self._thread = threading.Thread(target=self._run, name="system-monitor", daemon=True)
@@ -24,6 +25,7 @@ class SystemMonitor:
 
     def _run(self) -> None:
         while True:
+            self._beat()
             self._log.write("system", **measure(self._folder, self._gpus))
             if self._closing.wait(SECONDS_BETWEEN):
                 return

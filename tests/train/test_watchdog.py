@@ -1,0 +1,41 @@
+import os
+import time
+
+from auricle.train import watchdog
+from auricle.train.watchdog import Watchdog
+
+
+def test_silence_ends_the_process_with_its_stacks_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(watchdog, "CHECK_SECONDS", 0.01)
+    ended, said = [], []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    dog = Watchdog(0.2, tmp_path / "stacks.txt", said.append)
+    time.sleep(0.4)
+    assert not ended  # nothing has begun yet
+    dog.beat()
+    deadline = time.monotonic() + 10
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    dog.close()
+    assert ended[0] == 75
+    assert "no step for" in said[0]
+    assert "test_silence_ends" in (tmp_path / "stacks.txt").read_text()
+
+
+def test_slow_steps_raise_the_limit(tmp_path):
+    dog = Watchdog(5.0, tmp_path / "stacks.txt", print)
+    assert dog.limit_seconds == 5.0
+    dog._durations.extend([1.0, 2.0, 30.0])
+    assert dog.limit_seconds == 20.0
+    dog.close()
+
+
+def test_what_is_no_step_is_not_a_steps_duration(tmp_path):
+    dog = Watchdog(5.0, tmp_path / "stacks.txt", print)
+    dog.step()
+    dog.beat()  # an evaluation lies between the two
+    dog.step()
+    assert not dog._durations
+    dog.step()
+    assert len(dog._durations) == 1
+    dog.close()
