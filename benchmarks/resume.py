@@ -33,8 +33,8 @@ model: {{kind: conformer, width: 16, layers: 1, heads: 2, subsampling: 2, subsam
 task: {{kind: ctc}}
 data: {{datasets: {{many: {{manifest: ../manifest, eval_split: null}}}}}}
 training: {{run_name: many, max_steps: null, num_train_epochs: 5, per_device_train_batch_size: {BATCH},
-           learning_rate: 1e-4, lr_scheduler_type: constant_with_warmup, save_steps: 2, eval_steps: null, logging_steps: 1,
-           dataloader_num_workers: 0}}
+           learning_rate: 1e-4, lr_scheduler_type: constant_with_warmup, save_steps: 2, eval_steps: null,
+           logging_steps: 1, dataloader_num_workers: 0}}
 """
 
 

@@ -185,7 +185,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, 
 
 def test_a_run_can_be_given_more_steps(tmp_path, digits):
     run(tiny(tmp_path, manifest=digits, max_steps=4))
-    with pytest.raises(RunFolderError, match="at step 4 the rate would jump from 0 to .* --extend"):
+    with pytest.raises(RunFolderError, match=r"at step 4 the rate would jump from 0 to .* --extend"):
         run(tiny(tmp_path, manifest=digits, max_steps=6))
     outcome, events = run(tiny(tmp_path, manifest=digits, max_steps=6), options=Options(extend=True))
     assert outcome.step == 6

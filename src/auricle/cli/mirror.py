@@ -1,6 +1,5 @@
 """`auricle mirror`: verified copies of a run elsewhere, and runs back from them."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
