@@ -228,11 +228,11 @@ def kill_at(step: int, phase: str) -> Iterator[None]:
     from auricle.train.run import Run
 
     assert phase in PHASES, phase
-    now = _Position()
+    now, trainer = _Position(), os.getpid()
 
     def at(reached: str, number: int) -> None:
-        if (reached, number) == (phase, step):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if (reached, number) == (phase, step) and os.getpid() == trainer:  # its loader workers have the hooks too
+            os.kill(trainer, signal.SIGKILL)
 
     def loading(data: Iterator) -> None:
         if (phase, step) == ("loading", now.step + 1):

@@ -6,8 +6,8 @@ import pytest
 from auricle.core.errors import DataError
 from auricle.data.judge import FILTERS, REASONS, Checks, Facts, Rejection, count_by_reason, judge, refuse_if_too_many
 
-GOOD = Facts(id="a", text="open the gate", seconds=2.0, samples=32000)
-CHECKS = Checks(min_seconds=0.5, max_seconds=20.0, frames=lambda seconds: int(seconds * 25),
+GOOD = Facts(id="a", text="open the gate", seconds=2.0, samples=32000, frames=50)
+CHECKS = Checks(min_seconds=0.5, max_seconds=20.0,
                 frames_needed=lambda text: len(text) + sum(a == b for a, b in pairwise(text)),
                 unknown_characters=lambda text: "".join(sorted(set(text) - set("abcdefghijklmnopqrstuvwxyz "))))
 BAD = {
@@ -19,7 +19,7 @@ BAD = {
     "too_long": replace(GOOD, seconds=20.5),
     "empty_transcript": replace(GOOD, text="  "),
     "unknown_characters": replace(GOOD, text="שלום"),
-    "ctc_infeasible": replace(GOOD, text="open the gate", seconds=0.5),
+    "ctc_infeasible": replace(GOOD, text="open the gate", seconds=0.5, frames=12),
 }
 
 
@@ -40,7 +40,7 @@ def test_a_good_row_passes():
 
 
 def test_bounds_belong_to_what_is_allowed():
-    assert judge(replace(GOOD, text="go", seconds=0.5), CHECKS) is None
+    assert judge(replace(GOOD, text="go", seconds=0.5, frames=2), CHECKS) is None
     assert judge(replace(GOOD, seconds=20.0), CHECKS) is None
 
 
@@ -49,9 +49,9 @@ def test_an_empty_transcript_can_be_kept():
 
 
 def test_repeated_labels_need_a_blank_between_them():
-    enough = Checks(frames=lambda seconds: 4, frames_needed=CHECKS.frames_needed)
-    assert judge(replace(GOOD, text="abab"), enough) is None
-    assert judge(replace(GOOD, text="abba"), enough).reason == "ctc_infeasible"
+    enough = Checks(frames_needed=CHECKS.frames_needed)
+    assert judge(replace(GOOD, text="abab", frames=4), enough) is None
+    assert judge(replace(GOOD, text="abba", frames=4), enough).reason == "ctc_infeasible"
 
 
 def test_audio_that_was_not_looked_at_again_is_judged_by_its_seconds():

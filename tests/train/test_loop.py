@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from auricle.core.config import TrainingConfig
-from auricle.core.errors import Diverged
+from auricle.core.errors import Preempted
 from auricle.core.extents import Progress
 from auricle.data.plan import Budget
+from auricle.train import loop
 from auricle.train.checkpoint import TrainingState
 from auricle.train.engine import Engine
-from auricle.train.loop import Window, run_stage, train_step
+from auricle.train.loop import BadSteps, OutOfMemory, Window, run_stage, train_step
 from auricle.train.optim import build_optimizer, trainable
 from tests.fakes import Number, NumberModel, NumberTask, number_stage
 
@@ -21,16 +22,26 @@ SECONDS = np.random.default_rng(0).uniform(0.5, 4.0, 40)
 class Listener:
     """Stands around the loop and writes down what it is told."""
 
-    def __init__(self, stop_at=None):
+    def __init__(self, stop_at=None, pieces=1):
         self.engine = Engine(TrainingConfig(max_steps=1, batch_seconds=1.0, device="cpu"))
-        self.lines, self.saved, self.evaluated, self.stop_at, self.steps = [], [], [], stop_at, 0
+        self.lines, self.saved, self.evaluated, self.bad = [], [], [], []
+        self.stop_at, self.pieces, self.steps = stop_at, pieces, 0
 
     def stopping(self):
-        self.steps += 1
-        return self.stop_at is not None and self.steps >= self.stop_at
+        """Asked during the step before `stop_at`, or in the evaluation that follows it."""
+        return self.stop_at is not None and self.steps >= self.stop_at - 1
 
     def save_is_due(self):
         return False
+
+    def split(self, stage):
+        return self.pieces
+
+    def stepped(self):
+        self.steps += 1
+
+    def bad_step(self, stage, state, step, result):
+        self.bad.append((state.progress.steps, [name for batch in step.micro for name in batch.ids]))
 
     def log(self, stage, state, window, grad_norm, rate):
         self.lines.append((state.progress.steps, window.summary(self.engine)["terms"]["square"], rate, state.position))
@@ -39,8 +50,8 @@ class Listener:
         self.evaluated.append(state.progress.steps)
         return state
 
-    def save(self, stage, state):
-        self.saved.append(state.progress.steps)
+    def save(self, stage, state, *, wait=True):
+        self.saved.append((state.progress.steps, wait))
 
 
 def train(stage, state=None, listener=None):
@@ -134,18 +145,122 @@ def test_cadence_counts_steps():
         number_stage(SECONDS, Budget(seconds=10.0), max_steps=10, eval_steps=3, save_steps=4, logging_steps=5)
     )
     assert listener.evaluated == [3, 6, 9]
-    assert listener.saved == [4, 8]
+    assert listener.saved == [(4, False), (8, False)]
     assert [line[0] for line in listener.lines] == [5, 10]
 
 
-def test_a_loss_that_is_not_finite_leaves_the_weights_and_names_the_utterances():
+def test_a_loss_that_is_not_finite_reaches_neither_weights_nor_moments():
     model, engine = NumberModel(), Listener().engine
-    before = [p.clone() for p in model.parameters()]
-    batch = NumberTask().collate([Number("bad-clip", float("nan")), Number("good-clip", 1.0)])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(Diverged, match=r"square is not finite .*bad-clip, good-clip"):
-        train_step(model, optimizer, NumberTask(), [batch], {"square": 1.0, "_micro_batches": 1}, engine, 1.0)
-    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+
+    def step(*utterances):
+        counts = {"square": sum(u.seconds for u in utterances), "_micro_batches": 1}
+        return train_step(model, optimizer, NumberTask(), [NumberTask().collate(utterances)], counts, engine, 1.0)
+
+    def everything():
+        moments = [value.clone() for state in optimizer.state.values() for value in state.values()]
+        return [p.detach().clone() for p in model.parameters()] + moments
+
+    assert step(Number("good", 1.0)).finite
+    before = everything()
+    result = step(Number("bad", float("nan")), Number("good", 1.0))
+    assert not result.finite
+    assert np.isnan(result.sums["square"])
+    assert all(torch.equal(now, old) for now, old in zip(everything(), before, strict=True))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_bad_steps_are_told_counted_in_a_row_and_not_logged():
+    stage = number_stage(SECONDS, Budget(seconds=10.0, micro_batches=2))
+    load = type(stage.data).__getitem__
+    places = {(0, 1), (0, 2), (0, 4)}
+
+    class Poisoned(type(stage.data)):
+        def __getitem__(self, place):
+            batch = load(self, place)
+            return replace(batch, x=batch.x * float("nan")) if (place.epoch, place.step) in places else batch
+
+    stage.data.__class__ = Poisoned
+    _, state, listener = train(replace(stage, config=stage.config.model_copy(update={"max_bad_steps": 3})))
+    assert [step for step, _ in listener.bad] == [2, 3, 5]
+    assert all(ids for _, ids in listener.bad)
+    assert [line[0] for line in listener.lines] == [1, 4, 6]
+    assert state.progress.steps == 6
+    with pytest.raises(BadSteps, match="2 steps in a row") as raised:
+        train(replace(stage, config=stage.config.model_copy(update={"max_bad_steps": 2})))
+    assert raised.value.places == ((0, 1), (0, 2))
+    assert raised.value.state.progress.steps == 3
+
+
+def test_no_save_and_no_evaluation_amid_bad_steps():
+    stage = number_stage(SECONDS, Budget(seconds=10.0, micro_batches=2), eval_steps=1, save_steps=1)
+    stage.data.collate = lambda utterances: NumberTask().collate(
+        [Number(u.id, float("nan") if u.seconds > 3.9 else u.seconds) for u in utterances]
+    )
+    _, _, listener = train(stage)
+    bad = {step for step, _ in listener.bad}
+    assert bad
+    assert listener.evaluated == [step for step in range(1, 6) if step not in bad]
+    assert [step for step, _ in listener.saved] == [step for step in range(1, 7) if step not in bad]
+
+
+@pytest.mark.parametrize("pieces", [2, 4])
+def test_micro_batches_in_pieces_are_the_same_steps(pieces):
+    stage = number_stage(SECONDS, Budget(seconds=10.0, micro_batches=2), max_steps=12)
+    whole, _, expected = train(stage)
+    split, _, listener = train(stage, listener=Listener(pieces=pieces))
+    for line, other in zip(listener.lines, expected.lines, strict=True):
+        assert line == pytest.approx(other, rel=1e-9)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(split.state_dict()[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_what_does_not_fit_comes_out_with_the_state_before_the_step():
+    class Large(NumberTask):
+        def loss(self, model, batch):
+            if listener.steps == 3:
+                raise torch.OutOfMemoryError("no room\nallocator statistics")
+            return super().loss(model, batch)
+
+    stage, listener, model = number_stage(SECONDS, Budget(seconds=10.0)), Listener(), NumberModel()
+    optimizer = build_optimizer(trainable(model, stage.config), stage.config)
+    with pytest.raises(OutOfMemory, match="^no room$") as raised:
+        run_stage(stage, TrainingState(stage="main"), model, optimizer, Large(), listener)
+    assert raised.value.state.progress.steps == 3
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_asked_to_stop_in_an_evaluation_it_makes_no_step_more_and_evaluates_again():
+    stage = number_stage(SECONDS, Budget(seconds=10.0), max_steps=6, eval_steps=3)
+    first, second = Listener(), Listener()
+    evaluate = first.evaluate
+
+    def interrupted(stage, state):
+        first.stop_at = 1
+        return evaluate(stage, state)
+
+    first.evaluate = interrupted
+    _, state, _ = train(stage, listener=first)
+    assert (state.progress.steps, first.evaluated) == (3, [3])
+    train(stage, state, second)
+    assert second.evaluated == [3]
+
+
+@pytest.mark.parametrize("at", ["loading", "evaluation"])
+def test_when_a_loader_worker_is_killed_the_state_is_saved(at, monkeypatch):
+    listener = Listener()
+
+    def killed(*_):
+        raise Preempted("a worker process was killed")
+
+    if at == "evaluation":
+        listener.evaluate = killed
+    else:
+        next_step = loop.next_step
+        monkeypatch.setattr(loop, "next_step", lambda data: killed() if listener.steps == 2 else next_step(data))
+    with pytest.raises(Preempted):
+        train(number_stage(SECONDS, Budget(seconds=10.0), eval_steps=2), listener=listener)
+    assert listener.saved == [(2, True)]
 
 
 def test_a_finished_stage_trains_no_further():

@@ -13,7 +13,7 @@ All but `whisper_english` are idempotent.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from unicodedata import normalize
 
 import regex
@@ -30,6 +30,9 @@ _HEBREW_POINTS = regex.compile(r"(?=\p{Hebrew})\p{M}")
 """By category: in the same block stand maqaf, paseq and sof pasuq, and without them words would be glued together."""
 _HEBREW_QUOTES = regex.compile(r"""(?<=\p{Hebrew})["'“”״׳]+(?=\p{Hebrew})""")
 
+RECENT = 4096
+"""Texts whose normal form is kept: judging a row asks for it three times, evaluating for references again and again."""
+
 
 @dataclass(frozen=True)
 class Normalizer:
@@ -43,6 +46,7 @@ class Normalizer:
         return self.rules(text)
 
 
+@lru_cache(maxsize=RECENT)
 def basic(text: str) -> str:
     """Words in lower case, one space apart, every character in its compatibility form (NFKC).
 
@@ -52,6 +56,7 @@ def basic(text: str) -> str:
     return _words(_folded(text))
 
 
+@lru_cache(maxsize=RECENT)
 def hebrew(text: str) -> str:
     """As `basic`, without points and accents; `צה״ל` and `צה"ל` are spelt `צהל`.
 

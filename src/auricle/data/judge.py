@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from auricle.core.errors import DataError
 
 FILTERS = frozenset({"too_short", "too_long"})
@@ -58,6 +60,8 @@ class Facts:
     seconds: float
     samples: int | None = None
     finite: bool = True
+    frames: int | None = None
+    """That the CTC loss sees, from `Checks.frames`."""
     problem: tuple[Reason, str] | None = None
     """What opening or decoding the audio ran into."""
 
@@ -71,8 +75,8 @@ class Checks:
     empty_transcript: Literal["reject", "keep"] = "reject"
     unknown_characters: Callable[[str], str] | None = None
     """text → the characters (or pieces) of it that the tokenizer does not have."""
-    frames: Callable[[float], int] | None = None
-    """seconds → frames that the CTC loss sees."""
+    frames: Callable[[np.ndarray], np.ndarray] | None = None
+    """(N,) seconds → (N,) frames that the CTC loss sees; asked once for all rows, because a call is slow."""
     frames_needed: Callable[[str], int] | None = None
     """text → labels + repeats (Graves et al. 2006, §3: a blank stands between equal labels)."""
 
@@ -97,10 +101,10 @@ def _judge_text(row: Facts, checks: Checks) -> Rejection | None:
         return Rejection("empty_transcript", row.id) if checks.empty_transcript == "reject" else None
     if checks.unknown_characters and (unknown := checks.unknown_characters(row.text)):
         return Rejection("unknown_characters", row.id, unknown)
-    if checks.frames and checks.frames_needed:
-        frames, needed = checks.frames(row.seconds), checks.frames_needed(row.text)
-        if frames < needed:
-            return Rejection("ctc_infeasible", row.id, f"{frames} frames < {needed} labels and repeats")
+    if row.frames is not None and checks.frames_needed:
+        needed = checks.frames_needed(row.text)
+        if row.frames < needed:
+            return Rejection("ctc_infeasible", row.id, f"{row.frames} frames < {needed} labels and repeats")
     return None
 
 

@@ -3,6 +3,7 @@
 Plan ──MicroBatch (rows)──► worker: read_audio → Augment → Utterance → task.collate ──► Batch
 """
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from auricle.core.errors import DataError
+from auricle.core.errors import DataError, Preempted
 from auricle.data.audio import AudioProblem, read_audio
 from auricle.data.augment import Augment, FeatureMasks
 from auricle.data.draws import id_hashes
@@ -38,6 +39,8 @@ class Utterance:
 
 
 PLANS_KEPT = 4
+KILLED = "DataLoader worker (pid"
+"""How torch begins its report of a worker that is gone; one of an error within a worker begins with "Caught"."""
 
 Collate = Callable[[Sequence[Utterance]], Any]
 
@@ -194,7 +197,10 @@ class EvaluationSet(Dataset):
 
 
 def batches(dataset: Dataset, places: Iterable[Any], workers: int) -> Iterator[Any]:
-    """Batches in the order of `places`, whatever the number of workers."""
+    """Batches in the order of `places`, whatever the number of workers.
+
+    Raises Preempted, here and nowhere else, when a worker was killed.
+    """
     loader = DataLoader(
         dataset,
         sampler=_Places(places),
@@ -203,7 +209,19 @@ def batches(dataset: Dataset, places: Iterable[Any], workers: int) -> Iterator[A
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),
     )  # its own: iterating must not draw from the model's randomness
-    return iter(loader)
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        loaded = iter(loader)
+        if signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler)  # torch's raises wherever it strikes, in the midst of a step too
+        yield from loaded
+    except RuntimeError as error:
+        if not str(error).startswith(KILLED):
+            raise
+        raise Preempted(
+            f"data loader: a worker process was killed ({error}); is memory full? Fewer dataloader_num_workers or a "
+            "smaller batch_seconds need less; run the same command to go on"
+        ) from None
 
 
 class _Places(torch.utils.data.Sampler):

@@ -1,5 +1,6 @@
 """From the data section of an experiment to judged training and evaluation rows."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,9 +60,10 @@ def capped(manifest: Manifest, most: int | None, seed: int) -> Manifest:
 def judged(name: str, manifest: Manifest, checks: Checks, max_rejected: float) -> Judged:
     """Judges every row once more, now with the limits of the task. Raises DataError when too many are rejected."""
     rejections, usable = [], []
-    rows = zip(manifest.ids, manifest.texts, manifest.seconds.tolist(), strict=True)
-    for number, (identity, text, seconds) in enumerate(rows):
-        rejection = judge(Facts(id=identity, text=text, seconds=seconds), checks)
+    frames = checks.frames(manifest.seconds).tolist() if checks.frames else itertools.repeat(None, len(manifest))
+    rows = zip(manifest.ids, manifest.texts, manifest.seconds.tolist(), frames, strict=True)
+    for number, (identity, text, seconds, count) in enumerate(rows):
+        rejection = judge(Facts(id=identity, text=text, seconds=seconds, frames=count), checks)
         if rejection is None:
             usable.append(number)
         else:

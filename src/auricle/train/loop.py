@@ -5,6 +5,7 @@
 Everything periodic is one line of `run_stage`. Readers of `events.jsonl` do the rest from outside.
 """
 
+import contextlib
 import itertools
 import random
 import time
@@ -189,16 +190,13 @@ def run_stage(
     """
     engine, config = run.engine, stage.config
     loaded, bad = load_from(stage, state, run), []
-    window, started, wall = Window(), time.monotonic(), state.progress.wall_hours
+    window, started, wall, stopping = Window(), time.monotonic(), state.progress.wall_hours, False
     if evaluation_is_due(stage, state) and not any(e["step"] == state.progress.run_steps for e in state.evaluations):
-        state = run.evaluate(stage, state)  # it was asked to stop during this evaluation
+        state, stopping = evaluated(stage, state, run)  # it was asked to stop during this evaluation
     train_mode(model)
-    while fraction_done(config, state.progress) < 1.0:
-        try:
+    while not stopping and fraction_done(config, state.progress) < 1.0:
+        with saved_if_preempted(stage, state, run):
             step = next_step(loaded)
-        except Preempted:  # a loader worker was killed
-            run.save(stage, state)
-            raise
         counts = engine.sum(_to_sum(step.micro, run))
         rate = set_rates(
             optimizer, factor(config, state.progress.steps, fraction_done(config, state.progress), stage.total_steps)
@@ -211,7 +209,7 @@ def run_stage(
         except torch.OutOfMemoryError as error:
             optimizer.zero_grad(set_to_none=True)
             raise OutOfMemory(state, str(error).partition("\n")[0]) from None
-        place = state.position
+        place, stopping = state.position, counts["_stop"] > 0
         state = advance(state, stage, counts["_seconds"] / 3600, wall + (time.monotonic() - started) / 3600)
         run.stepped()
         if counts["_rejected"]:
@@ -228,14 +226,30 @@ def run_stage(
             run.log(stage, state, window, result.grad_norm, rate)
             window = Window()
         if evaluation_is_due(stage, state) and not bad:
-            state = run.evaluate(stage, state)
+            state, stopping = evaluated(stage, state, run)
             train_mode(model)
             window.began = time.monotonic()
         if (counts["_save"] or due(state.progress.steps, config.save_steps)) and not bad:
             run.save(stage, state, wait=False)
-        if counts["_stop"]:
-            break
     return state
+
+
+@contextlib.contextmanager
+def saved_if_preempted(stage: Stage, state: TrainingState, run: Watcher) -> Iterator[None]:
+    """A loader worker that is killed ends the run, but `state` is whole."""
+    try:
+        yield
+    except Preempted:
+        run.save(stage, state)
+        raise
+
+
+def evaluated(stage: Stage, state: TrainingState, run: Watcher) -> tuple[TrainingState, bool]:
+    """→ (state, whether to stop). An evaluation that was stopped is made again before the next step: so there is none.
+    """
+    with saved_if_preempted(stage, state, run):
+        state = run.evaluate(stage, state)
+    return state, run.engine.any(run.stopping())
 
 
 def evaluation_is_due(stage: Stage, state: TrainingState) -> bool:

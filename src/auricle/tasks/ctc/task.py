@@ -6,11 +6,11 @@ fewer encoder frames than labels and repeats; `checks` gives judging what it nee
 # B utterances · E encoder frames · V labels, class V is the blank
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -62,9 +62,10 @@ class CtcTask(Task):
         return Checks(unknown_characters=self.labels.unknown, frames=self._frames,
                       frames_needed=self.labels.frames_needed)
 
-    def _frames(self, seconds: float) -> int:
+    def _frames(self, seconds: np.ndarray) -> np.ndarray:
         """Encoder frames of so much audio. Resampling rounds half a sample either way: we count the shorter clip."""
-        return int(self._output_lengths(torch.tensor(math.ceil(seconds * self.frontend.sample_rate - 0.5))))
+        samples = np.ceil(seconds * self.frontend.sample_rate - 0.5).astype(np.int64)
+        return self._output_lengths(torch.from_numpy(samples)).numpy()
 
     def loss(self, model: nn.Module, batch: CtcBatch) -> Loss:
         """Term "ctc". In eval mode an impossible utterance (unreadable audio) adds nothing instead of infinity."""

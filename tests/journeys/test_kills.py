@@ -1,0 +1,64 @@
+"""A run that is killed hundreds of times, at any instant: while it starts, trains, evaluates, saves and prunes."""
+
+import json
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from auricle.store import steps
+from tests.journeys.children import Trainer, losses
+from tests.journeys.soak import FAULTS, Found, Soak, soak
+
+KILLS = 200
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_instant_to_be_killed_at_costs_a_saved_step_or_a_hand(tmp_path):
+    trials, found = Soak(tmp_path, seed=0), Found()
+    while found.counts["kills"] < KILLS or not found.counts["runs that reached their end"]:
+        trials.trial(found)
+    assert found.sentences == []
+    assert {kind: found.counts[kind] for kind in FAULTS} == dict.fromkeys(FAULTS, 0)
+    assert found.counts["saving"] > 0
+    assert found.counts["training"] > 0
+
+
+@pytest.mark.slow
+def test_a_soak_counts_what_its_log_holds_and_goes_on(tmp_path):
+    log = tmp_path / "soak.jsonl"
+    assert soak(2, log)["kills"] == 2
+    assert soak(4, log)["kills"] == 4
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["counts"]["kills"] for line in lines] == [2, 2, 2, 4]
+    assert [line.get("batch") for line in lines] == [0, None, 1, None]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("phase", "loaders"), [("training", 2), ("evaluation", 4)])
+def test_a_loader_worker_that_is_killed_costs_no_step_and_no_hand(tmp_path, phase, loaders):
+    settings = {"max_steps": 400, "batch_seconds": 0.6, "dataloader_num_workers": 2}
+    settings["eval_steps"] = 1 if phase == "evaluation" else None
+    trainer = Trainer(home=tmp_path, settings=settings)
+    process = trainer.start()
+    wait_until(lambda: any(event.kind == "train" and event.step >= 5 for event in trainer.events()))
+
+    def workers() -> list[psutil.Process]:
+        children = psutil.Process(process.pid).children()
+        return [child for child in children if "auricle.store.writer" not in child.cmdline()]
+
+    wait_until(lambda: len(workers()) == loaders)
+    max(workers(), key=lambda worker: worker.create_time()).kill()
+    process.join(60)
+    end = trainer.events()[-1]
+    assert (end.kind, end.values.get("reason")) == ("end", "interrupted"), trainer.printed()
+    assert steps.step_of(steps.all_steps(trainer.folder)[-1].name) == max(losses(trainer))
+    assert Trainer(home=tmp_path, settings={**settings, "eval_steps": None, "dataloader_num_workers": 0}).run() == 0
