@@ -9,7 +9,7 @@ def test_silence_ends_the_process_with_its_stacks_on_disk(tmp_path, monkeypatch)
     monkeypatch.setattr(watchdog, "CHECK_SECONDS", 0.01)
     ended, said = [], []
     monkeypatch.setattr(os, "_exit", ended.append)
-    dog = Watchdog(0.2, tmp_path / "stacks.txt", said.append)
+    dog = Watchdog(0.02, tmp_path / "stacks.txt", said.append)
     time.sleep(0.4)
     assert not ended  # nothing has begun yet
     dog.beat()
@@ -24,9 +24,13 @@ def test_silence_ends_the_process_with_its_stacks_on_disk(tmp_path, monkeypatch)
 
 def test_slow_steps_raise_the_limit(tmp_path):
     dog = Watchdog(5.0, tmp_path / "stacks.txt", print)
+    assert dog.limit_seconds == 50.0  # the first step may compile
+    dog._durations.extend([0.1, 0.2, 30.0])
     assert dog.limit_seconds == 5.0
-    dog._durations.extend([1.0, 2.0, 30.0])
+    dog._durations.extend([2.0, 2.0, 30.0])
     assert dog.limit_seconds == 20.0
+    dog.begin()
+    assert dog.limit_seconds == 50.0
     dog.close()
 
 

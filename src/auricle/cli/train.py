@@ -91,7 +91,7 @@ def _with_torchrun(nproc: int, folder: Path) -> int:
         f"--nproc-per-node={nproc}",
         "-m",
         "auricle",
-        *sys.argv[1:],
+        *_without_nproc(sys.argv[1:]),
     ]
     while True:
         split, began = _content(folder / "split.json"), time.time()
@@ -101,6 +101,18 @@ def _with_torchrun(nproc: int, folder: Path) -> int:
         if _content(folder / "split.json") == split:
             ends = [event for event in read(folder / "events.jsonl") if event.kind == "end" and event.time >= began]
             return EXIT_CODES.get(ends[-1].values["reason"], code) if ends else code
+
+
+def _without_nproc(words: list[str]) -> list[str]:
+    """torchrun would take it for an abbreviation of its own."""
+    kept, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        if word == "--nproc":
+            words.pop(0)
+        elif not word.startswith("--nproc="):
+            kept.append(word)
+    return kept
 
 
 def _content(path: Path) -> bytes:

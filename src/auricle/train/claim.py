@@ -83,6 +83,9 @@ def _stand(
     asked = config.training.resume_from_checkpoint
     found = Path(asked) if asked else steps.newest(folder, messages.append)
     state = load_state(found) if found else None
+    if state and not asked:  # a crash in the middle of showing the best model is mended
+        best = steps.path_of(folder, state.best["step"]) if state.best else found
+        steps.expose(folder, best if best.exists() else found)
     record = run_folder.begin(
         folder,
         config,

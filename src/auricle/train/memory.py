@@ -4,12 +4,14 @@ The plan never changes: where a micro-batch is too large for the device it is pa
 sums and counts add up to the same step. How many pieces a stage needs on this machine is kept in split.json.
 """
 
+import contextlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from auricle.core.errors import AuricleError
 from auricle.data.plan import MicroBatch, split_micro_batch
@@ -65,11 +67,27 @@ def worst_micro_batches(stage: Stage) -> list[MicroBatch]:
 
 
 def try_worst(stage: Stage, model: nn.Module, task: Task, engine: Engine, split: int) -> None:
-    """Passes the worst micro-batches through the model, forth and back; no weight, moment or plan is touched.
+    """Passes the worst micro-batches through the model, forth and back; no weight, buffer, moment or plan is touched.
 
     Raises torch.OutOfMemoryError where one does not fit.
     """
     train_mode(model)
+    with _unchanged(model.buffers()):
+        _pass_worst(stage, model, task, engine, split)
+
+
+@contextlib.contextmanager
+def _unchanged(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Running statistics are learned by passing something through."""
+    before = [(tensor, tensor.clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value in before:
+            tensor.copy_(value)
+
+
+def _pass_worst(stage: Stage, model: nn.Module, task: Task, engine: Engine, split: int) -> None:
     for whole in worst_micro_batches(stage):
         piece = split_micro_batch(whole, split)[0]  # the first is the largest
         batch = stage.data[piece].to(engine.device)

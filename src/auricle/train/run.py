@@ -111,7 +111,7 @@ class Run:
             fraction=fraction_done(stage.config, state.progress),
             hours_before=state.progress.wall_hours + state.earlier_hours,
         )
-        self.watchdog.beat()
+        self.watchdog.begin()
 
     def prepare_saving(self, stage: Stage, learning: dict[str, list]) -> None:
         """Allocates what the stage's saves need. Components that do not learn in it are stored once, beside them."""

@@ -32,6 +32,11 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
 
+    def begin(self) -> None:
+        """A stage begins: its steps may be of another length, and compiling may come before the first."""
+        self._durations.clear()
+        self.beat()
+
     def beat(self) -> None:
         """Something went forward that is no step: a batch of an evaluation, a save."""
         self._last, self._stepped = time.monotonic(), None
@@ -45,7 +50,7 @@ class Watchdog:
 
     @property
     def limit_seconds(self) -> float:
-        typical = statistics.median(self._durations) if self._durations else 0.0
+        typical = statistics.median(self._durations) if self._durations else self._hang_seconds
         return max(self._hang_seconds, MEDIANS * typical)
 
     def _run(self) -> None:
