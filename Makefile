@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/quickstart
 
-.PHONY: quickstart test check fix docs benchmarks
+.PHONY: quickstart test check fix docs benchmarks soak
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/auricle train +experiments=quickstart
@@ -28,6 +28,10 @@ fix: $(VENV)/.dev
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+soak: export OMP_NUM_THREADS := 1
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.journeys.soak --kills 2000 --log docs/soak.jsonl
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 …"; exit 1; }

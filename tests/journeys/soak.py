@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,14 @@ from tests.journeys.children import Trainer, losses, tensors
 from tests.speech import digits_manifest
 
 BATCH = 50
-LONGEST_LIFE_SECONDS = 1.2
-WITH_WORKERS, WITH_WRITER = 0.25, 0.25
+LONGEST_START_SECONDS, LONGEST_TRAINING_SECONDS = 0.5, 1.0
+STARTING, AMID_A_SAVE = 0.25, 0.35
+"""Shares of trials whose trainer dies while it starts, and while a save is under way; of the others it trains."""
+WITH_WORKERS, WITH_WRITER = 0.25, 0.4
 """Shares of trials with loader workers, and of those in which the writer dies too, as when a machine does."""
 FAULTS = ("acknowledged lost", "best lost", "torn", "manual steps", "not the uninterrupted run")
 """What may never be found."""
 SETTINGS = {
-    "data": {"augment": {"speeds": [0.9, 1.0, 1.1], "spec_augment": {}}},
     "batch_seconds": 0.6,
     "gradient_accumulation_steps": 1,
     "max_steps": 60,
@@ -67,6 +70,10 @@ class Soak:
     def __init__(self, home: Path, seed: int) -> None:
         self._home, self._rng, self._runs = home, random.Random(seed), 0
         self._manifest = digits_manifest(home / "digits").folder
+        self._data = {
+            "datasets": {"digits": {"manifest": str(self._manifest), "eval_split": "train"}},  # the smaller one
+            "augment": {"speeds": [0.9, 1.0, 1.1], "spec_augment": {}},
+        }
         self._straight = self._trainer("straight", 0)
         assert self._straight.run() == 0, self._straight.printed()
         self._expected = tensors(self._straight.folder)
@@ -75,7 +82,7 @@ class Soak:
 
     def _trainer(self, name: str, workers: int) -> Trainer:
         (self._home / name).mkdir(exist_ok=True)
-        settings = {**SETTINGS, "manifest": self._manifest, "dataloader_num_workers": workers}
+        settings = {**SETTINGS, "data": self._data, "manifest": self._manifest, "dataloader_num_workers": workers}
         return Trainer(home=self._home / name, settings=settings)
 
     def _next_run(self) -> None:
@@ -87,8 +94,8 @@ class Soak:
         rng, before = self._rng, self._acknowledged
         trainer = self._trainer(self._name, rng.choice([1, 2]) if rng.random() < WITH_WORKERS else 0)
         known = len(trainer.events())
-        status = self._live(trainer, rng.uniform(0.0, LONGEST_LIFE_SECONDS), with_writer=rng.random() < WITH_WRITER)
-        aside = [path.name for path in steps.checkpoints_of(trainer.folder).glob(".*-step-*")]
+        status = self._live(trainer)
+        aside = _aside(trainer.folder)
         if not wait_for_writer(trainer.folder, 30.0):
             found.fault("manual steps", "a writer holds the folder 30 s after its trainer died")
         events = trainer.events()
@@ -104,10 +111,21 @@ class Soak:
             found.fault("manual steps", f"a start ended with status {status}: {trainer.printed()}")
             self._next_run()
 
-    def _live(self, trainer: Trainer, seconds: float, *, with_writer: bool) -> int:
-        """→ its exit status"""
-        process = trainer.start()
-        process.join(seconds)
+    def _live(self, trainer: Trainer) -> int:
+        """Starts a trainer and kills it. → its exit status"""
+        rng, with_writer = self._rng, self._rng.random() < WITH_WRITER
+        process, kind = trainer.start(), rng.random()
+        if kind < STARTING:
+            process.join(rng.uniform(0.0, LONGEST_START_SECONDS))
+        else:
+            log = trainer.folder / "events.jsonl"
+            known = log.stat().st_size if log.exists() else 0
+            _wait_until(process, lambda: b'"kind": "train"' in _behind(log, known), seconds=30.0)
+            process.join(rng.uniform(0.0, LONGEST_TRAINING_SECONDS))
+        if kind > 1.0 - AMID_A_SAVE:
+            there = _names(trainer.folder)
+            _wait_until(process, lambda: _names(trainer.folder) != there, seconds=0.5)
+            time.sleep(rng.uniform(0.0, 0.02))
         writers = _writers(process.pid) if with_writer and process.is_alive() else []
         process.kill()
         for writer in writers:
@@ -159,6 +177,30 @@ class Soak:
             found.fault("not the uninterrupted run", f"{trainer.folder}: losses")
         if not found.sentences:
             shutil.rmtree(trainer.home)
+
+
+def _wait_until(process: BaseProcess, true: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while process.is_alive() and time.monotonic() < until and not true():
+        time.sleep(0.002)
+
+
+def _behind(log: Path, known: int) -> bytes:
+    """What was written behind the first `known` bytes."""
+    if not log.exists():
+        return b""
+    with log.open("rb") as stream:
+        stream.seek(known)
+        return stream.read()
+
+
+def _names(run_folder: Path) -> set[str]:
+    return {path.name for path in steps.checkpoints_of(run_folder).glob("*")}
+
+
+def _aside(run_folder: Path) -> list[str]:
+    """Checkpoints that are being written, replaced or removed, or were."""
+    return [name for name in _names(run_folder) if name.startswith(".") and steps.PREFIX in name]
 
 
 def _writers(pid: int) -> list[psutil.Process]:

@@ -209,8 +209,8 @@ def test_micro_batches_in_pieces_are_the_same_steps(pieces):
     stage = number_stage(SECONDS, Budget(seconds=10.0, micro_batches=2), max_steps=12)
     whole, _, expected = train(stage)
     split, _, listener = train(stage, listener=Listener(pieces=pieces))
-    for line, other in zip(listener.lines, expected.lines, strict=True):
-        assert line == pytest.approx(other, rel=1e-9)
+    assert [line[3] for line in listener.lines] == [line[3] for line in expected.lines]
+    assert [line[1] for line in listener.lines] == pytest.approx([line[1] for line in expected.lines], rel=1e-9)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(split.state_dict()[name], value, rtol=1e-9, atol=1e-12)
 
@@ -224,7 +224,7 @@ def test_what_does_not_fit_comes_out_with_the_state_before_the_step():
 
     stage, listener, model = number_stage(SECONDS, Budget(seconds=10.0)), Listener(), NumberModel()
     optimizer = build_optimizer(trainable(model, stage.config), stage.config)
-    with pytest.raises(OutOfMemory, match="^no room$") as raised:
+    with pytest.raises(OutOfMemory, match=r"^no room$") as raised:
         run_stage(stage, TrainingState(stage="main"), model, optimizer, Large(), listener)
     assert raised.value.state.progress.steps == 3
     assert all(p.grad is None for p in model.parameters())
