@@ -95,6 +95,7 @@ def test_another_budget_amid_an_epoch_is_refused_and_with_the_flag_each_utteranc
     assert "budget was" in replan.values["changes"][0]
 
 
+@pytest.mark.slow
 def test_a_replanned_epoch_that_is_stopped_goes_on_in_its_new_plan(tmp_path, digits, met):
     two_epochs = {**SETTINGS, "num_train_epochs": 2.0}
 
@@ -162,6 +163,7 @@ def rows(folder: Path, corpus: Path, keep) -> Path:
     return prepare(source, folder, workers=1).folder
 
 
+@pytest.mark.slow
 def test_rows_that_came_and_went_amid_an_epoch(tmp_path, corpus, met):
     old, new = (lambda name: not name.endswith("3")), (lambda name: not name.endswith("ben_1"))
     manifest = rows(tmp_path / "rows", corpus, old)

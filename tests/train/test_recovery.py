@@ -137,6 +137,7 @@ def test_after_bad_steps_in_a_row_it_returns_to_the_checkpoint_and_leaves_them_o
     assert not of(kept, "bad_step")
 
 
+@pytest.mark.slow
 def test_the_run_after_a_return_is_the_one_that_resumed_there_without_those_steps(tmp_path, digits, poison):
     poison.places = {(0, 5), (0, 6), (0, 7)}
     _, events = run(tiny(tmp_path / "a", manifest=digits, **SETTINGS))
@@ -158,6 +159,7 @@ def test_the_run_after_a_return_is_the_one_that_resumed_there_without_those_step
     assert_the_same(tmp_path / "b" / "run", tmp_path / "a" / "run")
 
 
+@pytest.mark.slow
 def test_what_was_left_out_stays_left_out_after_a_restart(tmp_path, digits, poison):
     poison.places = {(0, 5), (0, 6), (0, 7)}
     run(tiny(tmp_path / "a", manifest=digits, **SETTINGS))

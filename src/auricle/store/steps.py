@@ -21,7 +21,7 @@ from auricle.store import directory
 PREFIX, DAMAGED = "step-", "damaged-"
 NAME = re.compile(rf"{PREFIX}\d{{9,}}")
 CONFIG = "config.json"
-STATE = frozenset({"optimizer.safetensors", "optimizer", "trainer.json", directory.CHECKSUMS})
+STATE = frozenset({"optimizer.safetensors", "optimizer", "trainer.json", "seen.npy", directory.CHECKSUMS})
 """What a checkpoint holds beside its model; `optimizer` is the folder of a sharded one."""
 
 
