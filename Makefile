@@ -1,4 +1,4 @@
-# Five targets a user meets: quickstart, test, check, fix, docs. Another torch build: make quickstart TORCH="torch==2.12.1 …"
+# Targets: quickstart, test, check, fix, soak, benchmarks. Another torch build: make quickstart TORCH="torch==2.12.1 …"
 SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= -c constraints-torch.txt torch

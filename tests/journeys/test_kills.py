@@ -6,13 +6,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from unittest import mock
 
 import psutil
 import pytest
+from torch.utils.data._utils import worker
 
+from auricle.data.loader import batches
 from auricle.store import steps
 from auricle.store.steps import Retention
 from auricle.store.writer import Order, Writer
+from tests.faults import in_child
 from tests.journeys.children import Trainer, losses
 from tests.journeys.soak import FAULTS, Found, Soak, soak
 
@@ -47,6 +52,7 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "loaders"), [("training", 2), ("evaluation", 4)])
 def test_a_loader_worker_that_is_killed_costs_no_step_and_no_hand(tmp_path, phase, loaders):
     settings = {"max_steps": 400, "batch_seconds": 0.6, "dataloader_num_workers": 2}
@@ -62,6 +68,7 @@ def test_a_loader_worker_that_is_killed_costs_no_step_and_no_hand(tmp_path, phas
     wait_until(lambda: len(workers()) == loaders)
     max(workers(), key=lambda worker: worker.create_time()).kill()
     process.join(60)
+    process.kill()
     end = trainer.events()[-1]
     assert (end.kind, end.values.get("reason")) == ("end", "interrupted"), trainer.printed()
     assert steps.step_of(steps.all_steps(trainer.folder)[-1].name) == max(losses(trainer))
@@ -83,4 +90,32 @@ def test_a_writer_ends_when_it_is_told_to_though_a_forked_process_holds_its_pipe
     os.kill(loader, signal.SIGKILL)
     os.waitpid(loader, 0)
     closing.join()
+    assert ended
+
+
+@pytest.mark.slow
+def test_a_loader_worker_ends_with_a_trainer_that_dies_right_after_forking_it(tmp_path):
+    start, watch = BaseProcess.start, worker.ManagerWatchdog
+
+    def start_and_die(process: BaseProcess) -> None:
+        start(process)
+        (tmp_path / "pid").write_text(str(process.pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch_late() -> object:
+        time.sleep(0.5)
+        return watch()
+
+    def trainer() -> None:
+        with mock.patch.object(BaseProcess, "start", start_and_die), mock.patch.object(
+            worker, "ManagerWatchdog", watch_late
+        ):
+            next(iter(batches(range(3), range(3), workers=1)))
+
+    assert in_child(trainer) == -signal.SIGKILL
+    loader = int((tmp_path / "pid").read_text())
+    time.sleep(8)  # it looks for its trainer every 5 s
+    ended = not psutil.pid_exists(loader) or psutil.Process(loader).status() == psutil.STATUS_ZOMBIE
+    if not ended:
+        os.kill(loader, signal.SIGKILL)
     assert ended

@@ -3,7 +3,11 @@
 Plan ──MicroBatch (rows)──► worker: read_audio → Augment → Utterance → task.collate ──► Batch
 """
 
+import ctypes
+import functools
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -196,6 +200,10 @@ class EvaluationSet(Dataset):
         return replace(batch, rejections=tuple(rejections)) if rejections else batch
 
 
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when its parent dies."""
+
+
 def batches(dataset: Dataset, places: Iterable[Any], workers: int) -> Iterator[Any]:
     """Batches in the order of `places`, whatever the number of workers.
 
@@ -207,8 +215,9 @@ def batches(dataset: Dataset, places: Iterable[Any], workers: int) -> Iterator[A
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),
-    )  # its own: iterating must not draw from the model's randomness
+        generator=torch.Generator(),  # its own: iterating must not draw from the model's randomness
+        worker_init_fn=functools.partial(_end_with, os.getpid()),
+    )
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         loaded = iter(loader)
@@ -222,6 +231,15 @@ def batches(dataset: Dataset, places: Iterable[Any], workers: int) -> Iterator[A
             f"data loader: a worker process was killed ({error}); is memory full? Fewer dataloader_num_workers or a "
             "smaller batch_seconds need less; run the same command to go on"
         ) from None
+
+
+def _end_with(trainer: int, _worker: int) -> None:
+    """Ends this worker with its trainer. torch's own watch begins too late to see one that dies right after forking,
+    and such a worker would keep its memory, the save buffers among it, for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != trainer:
+        os._exit(1)
 
 
 class _Places(torch.utils.data.Sampler):

@@ -249,6 +249,7 @@ class Writer:
     def _end(self) -> None:
         if self._process is not None:
             with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(b"\n")  # closing alone says nothing: forked loader workers hold the pipe too
                 self._process.stdin.close()
             self._process.wait()
             self._process.stdout.close()
@@ -311,7 +312,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _orders(trainer: int) -> Iterator[bytes]:
-    """Lines from the trainer until it is gone. The pipe may outlive it in its forked loader workers: so ask for it."""
+    """Lines from the trainer until an empty one, or until it is gone. The pipe may outlive it in its forked loader
+    workers: so ask for it."""
     fd, pending = sys.stdin.fileno(), b""
     while True:
         while not select.select([fd], [], [], 1.0)[0]:
@@ -321,7 +323,10 @@ def _orders(trainer: int) -> Iterator[bytes]:
         if not block:
             return
         *lines, pending = (pending + block).split(b"\n")
-        yield from lines
+        for line in lines:
+            if not line:
+                return
+            yield line
 
 
 if __name__ == "__main__":
