@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/quickstart
 
-.PHONY: quickstart test check fix docs benchmarks soak
+.PHONY: quickstart test check fix benchmarks soak
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/auricle train +experiments=quickstart
