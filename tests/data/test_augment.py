@@ -4,9 +4,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auricle.core.config import AugmentConfig, NoiseConfig, SpecAugmentConfig
+from auricle.core.config import AugmentConfig, NoiseConfig, SpecAugmentConfig, TextNoiseConfig
 from auricle.core.errors import DataError
-from auricle.data.augment import Augment, FeatureMasks, add_noise
+from auricle.data.augment import Augment, FeatureMasks, GarbledText, add_noise
 from auricle.data.draws import id_hashes
 
 RATE = 16_000
@@ -88,3 +88,30 @@ def test_masks_do_not_write_into_what_they_were_given():
     before = features.copy()
     FeatureMasks(SpecAugmentConfig(), np.random.default_rng(1))(features)
     assert (features == before).all()
+
+
+def garbled(text: str, **keys) -> str:
+    settings = {"stretch": (1, 1), "delete": 0.0, "substitute": 0.0, "insert": 0.0, **keys}
+    rng = np.random.default_rng(3)
+    times = 200 if len(text) > 40 else 1
+    return "".join(GarbledText(TextNoiseConfig(**settings), rng)(one) for one in [text] * times)
+
+
+@given(st.text(min_size=1, max_size=40), st.integers(1, 3), st.integers(0, 2))
+def test_stretched_text_is_the_text_each_character_a_few_times(text, low, more):
+    stretched = garbled(text, stretch=(low, low + more))
+    assert low * len(text) <= len(stretched) <= (low + more) * len(text)
+    if not more:
+        assert stretched == "".join(character * low for character in text)
+
+
+def test_characters_are_lost_mistaken_and_made_up_as_often_as_asked_for():
+    text = "open the gate and close it again, and then " * 2
+    whole = text * 200
+    assert garbled(text) == whole
+    assert len(garbled(text, delete=0.4)) == pytest.approx(0.8 * len(whole), rel=0.05), "half of it on average"
+    assert len(garbled(text, insert=0.4)) == pytest.approx(1.2 * len(whole), rel=0.05)
+    changed = sum(a != b for a, b in zip(whole, garbled(text, substitute=0.4), strict=True))
+    assert changed == pytest.approx(0.2 * len(whole), rel=0.25), "some are mistaken for themselves"
+    assert set(garbled(text, substitute=0.5, insert=0.5)) <= set(text)
+    assert garbled("") == ""

@@ -22,6 +22,7 @@ class Corpus:
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)

@@ -132,7 +132,7 @@ def plan(
             f"--split: no utterance in split '{split}' of {manifest}; `auricle data inspect {manifest}` lists them"
         )
     budget = Budget(seconds=batch_seconds, utterances=batch_size, micro_batches=micro_batches)
-    figures = _planned(found.seconds, plan(found.seconds, seed=seed, epoch=0, budget=budget), seed)
+    figures = _planned(found.seconds, plan(found.seconds, seed=seed, epoch=0, budget=budget, groups=found.groups), seed)
     if as_json:
         show_json(figures)
     else:

@@ -2,8 +2,10 @@
 
 # T samples · C channels
 
+import io
 import re
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import soundfile
@@ -19,10 +21,17 @@ STREAMED = 0x7FFF0000
 """Writers into a pipe cannot know a wav's size and write a number above this one."""
 
 
-class AudioProblem(DataError):
-    """An audio file that cannot be used; `reason` and `detail` are those of a Rejection."""
+class Clip(Protocol):
+    """Encoded audio that is no file of its own."""
 
-    def __init__(self, path: Path, reason: Reason, detail: str) -> None:
+    def read(self) -> bytes:
+        """Raises AudioProblem where there is none."""
+
+
+class AudioProblem(DataError):
+    """Audio that cannot be used; `reason` and `detail` are those of a Rejection."""
+
+    def __init__(self, path: Path | Clip, reason: Reason, detail: str) -> None:
         super().__init__(f"{path}: {reason.replace('_', ' ')} ({detail}); "
                          "expected wav, flac, ogg or mp3. Replace the file or leave it out of the data")
         self.path, self.reason, self.detail = path, reason, detail
@@ -31,8 +40,10 @@ class AudioProblem(DataError):
         return AudioProblem, (self.path, self.reason, self.detail)
 
 
-def read_audio(path: Path, sample_rate: int, start: float | None = None, stop: float | None = None) -> np.ndarray:
-    """(T,) float32 mono at `sample_rate`: the file, or its seconds `start` to `stop`. Raises AudioProblem."""
+def read_audio(
+    path: Path | Clip, sample_rate: int, start: float | None = None, stop: float | None = None
+) -> np.ndarray:
+    """(T,) float32 mono at `sample_rate`: the whole, or its seconds `start` to `stop`. Raises AudioProblem."""
     audio, rate = decode(path, start, stop)
     return resample(audio, rate, sample_rate)
 
@@ -44,10 +55,11 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return soxr.resample(audio, from_rate, to_rate, quality="HQ")
 
 
-def decode(path: Path, start: float | None = None, stop: float | None = None) -> tuple[np.ndarray, int]:
+def decode(path: Path | Clip, start: float | None = None, stop: float | None = None) -> tuple[np.ndarray, int]:
     """((T,) float32 mono, sample rate of the file). Channels are averaged. Raises AudioProblem."""
+    source = path if isinstance(path, Path) else io.BytesIO(path.read())
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             first, last = _span(file, start, stop)
             if first:
                 file.seek(first)
@@ -55,9 +67,18 @@ def decode(path: Path, start: float | None = None, stop: float | None = None) ->
             _check_complete(path, file, last - first - len(audio))
             return audio if audio.ndim == 1 else audio.mean(axis=1, dtype=np.float32), file.samplerate
     except soundfile.LibsndfileError as error:
-        if not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise AudioProblem(path, "missing_file", "no such file") from None
         raise AudioProblem(path, "unreadable", error.error_string.strip(" .")) from None
+
+
+def probe(encoded: bytes) -> tuple[float, str]:
+    """(seconds that the header tells, "") of audio in memory, or (0, what is wrong with it)."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(encoded)) as file:
+            return file.frames / file.samplerate, ""
+    except soundfile.LibsndfileError as error:
+        return 0.0, error.error_string.strip(" .")
 
 
 def _span(file: soundfile.SoundFile, start: float | None, stop: float | None) -> tuple[int, int]:
@@ -67,7 +88,7 @@ def _span(file: soundfile.SoundFile, start: float | None, stop: float | None) ->
     return min(round((start or 0.0) * rate), last), last
 
 
-def _check_complete(path: Path, file: soundfile.SoundFile, missing: int) -> None:
+def _check_complete(path: Path | Clip, file: soundfile.SoundFile, missing: int) -> None:
     """libsndfile reads a cut file without a word; the header says how long it was."""
     if missing > (LOSSY_TAIL if file.format in ("MP3", "MPEG") else 0):
         raise AudioProblem(path, "unreadable", f"truncated: {missing} samples fewer than the header says")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from auricle.core.config import AugmentConfig, NoiseConfig, SpecAugmentConfig
+from auricle.core.config import AugmentConfig, NoiseConfig, SpecAugmentConfig, TextNoiseConfig
 from auricle.core.errors import DataError
 from auricle.data.audio import read_audio
 from auricle.data.draws import generator, uniforms
@@ -47,6 +47,9 @@ class Augment:
             noise = _read_noise(self.noises[rng.integers(len(self.noises))], self.sample_rate)
             audio = add_noise(audio, noise, rng.uniform(*self.config.noise.snr_db), rng)
         return audio.astype(np.float32, copy=False)
+
+    def garbled(self, text: str, rng: np.random.Generator) -> str:
+        return GarbledText(self.config.text, rng)(text) if self.config.text else text
 
     def generator(self, epoch: int, occurrence: int, utterance: str) -> np.random.Generator:
         return generator(self.seed, "augment", epoch, occurrence, utterance)
@@ -100,6 +103,32 @@ class FeatureMasks:
             start, stop = _span(self.rng, frames, widest)
             masked[start:stop] = mean
         return masked
+
+
+class GarbledText:
+    """A text as frames of a recogniser might spell it: stretched, with characters lost, mistaken and made up.
+
+    How badly is drawn for the whole text, evenly from not at all to the probabilities that are asked for: a model
+    learns to copy from what is clean, and to repair from what is not.
+    """
+
+    def __init__(self, config: TextNoiseConfig, rng: np.random.Generator) -> None:
+        self.config, self.rng = config, rng
+
+    def __call__(self, text: str) -> str:
+        if not text:
+            return text
+        severity = self.rng.random()
+        draws, others = self.rng.random((len(text), 3)), self.rng.integers(len(text), size=(len(text), 2))
+        times = self.rng.integers(self.config.stretch[0], self.config.stretch[1] + 1, size=len(text))
+        said = []
+        for character, (lost, wrong, more), (other, another), count in zip(text, draws, others, times, strict=True):
+            if lost >= severity * self.config.delete:
+                wrongly = wrong < severity * self.config.substitute
+                said.append((text[other] if wrongly else character) * int(count))
+            if more < severity * self.config.insert:
+                said.append(text[another])
+        return "".join(said)
 
 
 def _span(rng: np.random.Generator, size: int, widest: int) -> tuple[int, int]:

@@ -11,15 +11,20 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Self
 
 import yaml
+from pydantic import model_validator
 
 from auricle.core.errors import ConfigError, nearest
+from auricle.core.frame import Frame
 from auricle.data.draws import key
 
 START = "sentence"
 REFERENCE = re.compile(r"<(\w+)>")
 BUNDLED = files("auricle.data") / "grammars"
+HELD_OUT_PERCENT = {"test": 10, "dev": 10}
+"""Of all sentences, by their hash."""
 
 
 class Grammar:
@@ -51,6 +56,34 @@ class Grammar:
     @property
     def words(self) -> set[str]:
         return {word for lines in self.rules.values() for line in lines for word in REFERENCE.sub(" ", line).split()}
+
+
+class Text(Frame):
+    """What is said; one of the two."""
+
+    grammar: str | None = None
+    """A bundled grammar (`game_commands`), or a YAML file of rules."""
+    file: str | None = None
+    """A text file, one sentence a line."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.grammar is None) == (self.file is None):
+            raise ValueError("give either 'grammar' (a name or a .yaml file) or 'file' (sentences, one a line)")
+        return self
+
+    def open(self) -> "Grammar | Lines":
+        return Lines(Path(self.file)) if self.file else grammar(self.grammar)
+
+
+def split_of(sentence: str, held_out: Mapping[str, int]) -> str:
+    """The split that a sentence belongs to by its hash; `held_out` are percents by split, the rest is `train`."""
+    place = key("sentence", sentence) % 100
+    for name, percent in held_out.items():
+        if place < percent:
+            return name
+        place -= percent
+    return "train"
 
 
 class Lines:

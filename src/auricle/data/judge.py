@@ -25,6 +25,9 @@ REASONS = FILTERS | {
     "ctc_infeasible",
 }
 
+CHARACTERS_A_SECOND = 15.0
+"""Of English read aloud, about."""
+
 Reason = Literal[
     "too_short",
     "too_long",
@@ -79,6 +82,11 @@ class Checks:
     """(N,) seconds → (N,) frames that the CTC loss sees; asked once for all rows, because a call is slow."""
     frames_needed: Callable[[str], int] | None = None
     """text → labels + repeats (Graves et al. 2006, §3: a blank stands between equal labels)."""
+
+
+def spoken_seconds(text: str) -> float:
+    """What the length of a row without audio is taken for: the time that speaking it would take."""
+    return len(text) / CHARACTERS_A_SECOND
 
 
 def judge(row: Facts, checks: Checks) -> Rejection | None:

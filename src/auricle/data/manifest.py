@@ -21,6 +21,7 @@ import xxhash
 
 from auricle.core.errors import DataError, nearest
 from auricle.data.judge import Rejection
+from auricle.data.row_groups import Cell, cell_groups
 
 PARQUET, ARROW, REJECTIONS, SUMMARY = "manifest.parquet", "manifest.arrow", "rejections.parquet", "summary.json"
 
@@ -36,7 +37,11 @@ SCHEMA = pa.schema([
     ("source", pa.string()),
     ("split", pa.string()),
 ])
-"""The columns of every manifest; others are free. A reference is relative to the manifest's folder, or absolute."""
+"""The columns of every manifest; others are free. A reference is relative to the manifest's folder, or absolute, or
+names a cell of a Parquet file (data/row_groups.py)."""
+
+
+NO_AUDIO = {"reference": None, "start": None, "stop": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class Row:
     """One utterance. `start` and `stop` are seconds into the file; None is its start and its end."""
 
     id: str
-    audio: Path
+    audio: Path | Cell | None
+    """A file, a cell of a Parquet file, or None for a row of text alone."""
     start: float | None
     stop: float | None
     text: str
@@ -99,6 +105,17 @@ class Manifest:
         seconds = pc.struct_field(self._table.column("lengths"), "seconds").to_numpy()
         return seconds if self._selection is None else seconds[self._selection]
 
+    @cached_property
+    def has_audio(self) -> np.ndarray:
+        """(N,) bool; `seconds` of the other rows are what speaking them would take."""
+        counted = pc.greater(pc.list_value_length(self._table.column("media")), 0).to_numpy()
+        return counted if self._selection is None else counted[self._selection]
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """(N,) int64, equal for rows whose audio lies in the same row group of a Parquet file; None where none does."""
+        return cell_groups(self._column("media"))
+
     @property
     def ids(self) -> list[str]:
         return self.column("id")
@@ -119,12 +136,21 @@ class Manifest:
 
     def row(self, i: int) -> Row:
         position = i if self._selection is None else int(self._selection[i])
-        fields = self._table.slice(position, 1).to_pylist()[0]
-        audio = fields["media"][0]
-        return Row(id=fields["id"], audio=self.folder / audio["reference"], start=audio["start"], stop=audio["stop"],
+        return self._row(self._table.slice(position, 1).to_pylist()[0])
+
+    def rows_at(self, numbers: np.ndarray) -> list[Row]:
+        """Many rows, faster than one by one."""
+        return [self._row(fields) for fields in self._table.take(self.rows[numbers]).to_pylist()]
+
+    def _row(self, fields: dict) -> Row:
+        audio = fields["media"][0] if fields["media"] else NO_AUDIO
+        return Row(id=fields["id"], audio=self._located(audio["reference"]), start=audio["start"], stop=audio["stop"],
                    text=fields["text"], seconds=fields["lengths"]["seconds"], speaker=fields["speaker"],
                    language=fields["language"], source=fields["source"], split=fields["split"],
                    prompt=fields.get("prompt") or "")
+
+    def _located(self, reference: str | None) -> Path | Cell | None:
+        return reference and (Cell.parse(reference) or self.folder / reference)
 
     def where(self, split: str | None = None, rows: Sequence[int] | np.ndarray | None = None) -> "Manifest":
         """A view without a copy: `rows` of this view (in their order), of these the ones in `split`."""

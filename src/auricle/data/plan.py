@@ -2,6 +2,9 @@
 
     rows ──shuffle──► windows ──sort by length class──► cut by budget ──shuffle──► micro-batches ──every k──► steps
 
+Rows that lie together and are fetched together (a row group of a Parquet file) are shuffled as a group: a window holds
+whole groups, so that no more than its audio need be at hand at a time.
+
 Nothing is drawn from a sampler's state, so a position is two integers (epoch, step), resuming costs nothing, and the
 same utterances meet the same step on any number of ranks: rank r of W takes the step's micro-batches r, r+W, …
 """
@@ -17,6 +20,8 @@ from auricle.data.draws import permutation
 
 LENGTH_CLASS = 1.02
 """Lengths within 2 % count as equal, so that the members of a micro-batch differ from epoch to epoch."""
+WINDOW_SECONDS = 4 * 3600.0
+"""Audio of a window of groups at most: 0.5 GB at 16 kHz, which is fetched before its first micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,24 +74,68 @@ class Plan:
 
 
 def plan(lengths: np.ndarray, *, seed: int, epoch: int, budget: Budget, window: int = 20_000,
-         rows: np.ndarray | None = None, occurrences: np.ndarray | None = None) -> Plan:
-    """Plans one epoch over `rows` (default: each once). `lengths` (N,) seconds by row, augmentation included."""
+         rows: np.ndarray | None = None, occurrences: np.ndarray | None = None,
+         groups: np.ndarray | None = None) -> Plan:
+    """Plans one epoch over `rows` (default: each once). `lengths` (N,) seconds by row, augmentation included; `groups`
+    (N,) int64, equal for rows that are fetched together."""
     if rows is None:
         rows = np.arange(len(lengths))
     if occurrences is None:
         occurrences = np.zeros(len(rows), np.int32)
     if not len(rows):
         raise DataError("plan: no utterance to train on; expected at least one")
-    order = permutation(len(rows), seed, "order", epoch)
+    if groups is None:
+        order = permutation(len(rows), seed, "order", epoch)
+        starts = list(range(0, len(rows), window))
+    else:
+        order, starts = grouped_order(groups[rows], lengths[rows], window, seed, epoch)
     classes = np.floor(np.log(np.maximum(lengths, 1e-3)) / np.log(LENGTH_CLASS)).astype(np.int16)[rows]
     pieces, sizes = [], []
-    for start in range(0, len(rows), window):
-        piece, size = _window(order[start : start + window], classes, budget, (seed, "micro-batches", epoch, start))
+    for start, stop in pairwise([*starts, len(rows)]):
+        piece, size = _window(order[start:stop], classes, budget, (seed, "micro-batches", epoch, start))
         pieces.append(piece)
         sizes.append(size)
     order, size = np.concatenate(pieces), np.concatenate(sizes)
     return Plan(rows=rows[order], occurrences=occurrences[order], starts=np.concatenate([[0], np.cumsum(size)]),
                 micro_batches_per_step=budget.micro_batches)
+
+
+def grouped_order(
+    groups: np.ndarray, lengths: np.ndarray, window: int, seed: int, epoch: int
+) -> tuple[np.ndarray, list[int]]:
+    """(order, where each window begins in it): groups shuffled whole, and rows within them."""
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    turns = permutation(len(sizes), seed, "groups", epoch)
+    order = _by_place(codes, turns, permutation(len(groups), seed, "order", epoch))
+    seconds = np.bincount(codes, lengths, len(sizes))
+    return order, _window_starts(sizes[turns], seconds[turns], window)
+
+
+def pass_order(size: int, groups: np.ndarray | None, seed: int, *key: object) -> np.ndarray:
+    """The rows of a data set in the order of one pass, group by group where there are `groups`. (size,) int64"""
+    order = permutation(size, seed, "pass", *key)
+    if groups is None:
+        return order
+    _, codes = np.unique(groups, return_inverse=True)
+    return _by_place(codes, permutation(int(codes.max()) + 1, seed, "pass of groups", *key), order)
+
+
+def _by_place(codes: np.ndarray, turns: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """`order`, but group by group: `turns` are the groups in their order, `codes` (N,) the group of each row."""
+    place = np.empty(len(turns), np.int64)
+    place[turns] = np.arange(len(turns))
+    return order[np.argsort(place[codes[order]], kind="stable")]
+
+
+def _window_starts(sizes: np.ndarray, seconds: np.ndarray, window: int) -> list[int]:
+    """A window holds as many groups as have at most `window` rows and WINDOW_SECONDS, at least one."""
+    starts, position, rows_in, seconds_in = [], 0, 0, 0.0
+    for size, length in zip(sizes.tolist(), seconds.tolist(), strict=True):
+        if not starts or rows_in + size > window or seconds_in + length > WINDOW_SECONDS:
+            starts.append(position)
+            rows_in, seconds_in = 0, 0.0
+        position, rows_in, seconds_in = position + size, rows_in + size, seconds_in + length
+    return starts
 
 
 def _window(order: np.ndarray, classes: np.ndarray, budget: Budget, key: tuple) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +165,8 @@ class Mixture:
 
     sizes: tuple[int, ...]
     weights: tuple[float, ...] | None = None
+    groups: np.ndarray | None = None
+    """(N,) of all rows: with weights a pass goes through group by group, so that few are begun in an epoch."""
 
     def epoch(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows, occurrences) of an epoch, unordered. (N,) int64, (N,) int32"""
@@ -127,7 +178,8 @@ class Mixture:
             positions = np.arange(epoch * quota, (epoch + 1) * quota)
             pass_of = positions // size
             for turn in np.unique(pass_of):
-                order = permutation(size, seed, "pass", number, int(turn))
+                groups = None if self.groups is None else self.groups[offset : offset + size]
+                order = pass_order(size, groups, seed, number, int(turn))
                 rows.append(offset + order[positions[pass_of == turn] % size])
             passes.append(pass_of.astype(np.int32))
             offset += size
@@ -209,8 +261,15 @@ def next_position(plan_steps: int, position: Position, skipped: Collection[Posit
     return next(((epoch, number) for number in later), (epoch + 1, 0))
 
 
-def in_length_order(lengths: np.ndarray, budget: Budget) -> list[Sequence[int]]:
-    """Evaluation's micro-batches: every row once, longest first (memory is known at once), no randomness."""
+def in_length_order(lengths: np.ndarray, budget: Budget, groups: np.ndarray | None = None) -> list[Sequence[int]]:
+    """Evaluation's micro-batches: every row once, longest first (memory is known at once), no randomness. With `groups`
+    that holds within windows of whole ones, in their order."""
+    if groups is not None:
+        _, first, codes, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+        turns = np.argsort(first)
+        starts = _window_starts(sizes[turns], np.bincount(codes, lengths, len(sizes))[turns], len(lengths))
+        windows = np.split(_by_place(codes, turns, np.arange(len(lengths))), starts[1:])
+        return [rows[places].tolist() for rows in windows for places in in_length_order(lengths[rows], budget)]
     order = np.argsort(-lengths, kind="stable")
     capacity, position, batches = budget.capacity(lengths[order]).tolist(), 0, []
     while position < len(order):

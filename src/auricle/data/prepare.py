@@ -68,13 +68,13 @@ def folder_of(source_config: Block, root: Path, name: str, checks: Checks = NO_L
 def source_hash(source_config: Block, checks: Checks = NO_LIMITS) -> str:
     """What a preparation depends on: the config, the content of the files that it names, and the bounds of the checks.
 
-    Audio and the files within a corpus folder are not part of it.
+    Audio (Parquet files hold it too) and the files within a corpus folder are not part of it.
     """
     values = source_config.model_dump(mode="json")
     limits = [checks.min_seconds, str(checks.max_seconds), checks.empty_transcript]
     hasher = xxhash.xxh3_128(json.dumps([LAYOUT, values, limits], sort_keys=True).encode())
     for text in _texts(values):
-        if Path(text).is_file():
+        if Path(text).is_file() and not text.endswith(".parquet"):
             with _reporting_disk_errors(Path(text)):
                 hasher.update(Path(text).read_bytes())
     return hasher.hexdigest()

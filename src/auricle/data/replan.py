@@ -22,11 +22,11 @@ import xxhash
 from auricle.core.config import AugmentConfig
 from auricle.core.errors import DataError
 from auricle.data.augment import Augment
-from auricle.data.plan import Budget, Mixture, Plan, Position, plan
+from auricle.data.plan import Budget, Mixture, Plan, Position, grouped_order, plan
 
 TURN = np.uint64(0x9E3779B97F4A7C15)
 """Added to an id's hash once for each earlier turn of that id in the epoch (2⁶⁴ / golden ratio, odd)."""
-RECIPE, HASHES, SECONDS = "order.json", "hashes.npy", "seconds.npy"
+RECIPE, HASHES, SECONDS, GROUPS = "order.json", "hashes.npy", "seconds.npy", "groups.npy"
 
 
 class Corpus(Protocol):
@@ -43,6 +43,10 @@ class Corpus(Protocol):
     def sizes(self) -> tuple[int, ...]:
         """Rows of each data set."""
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        """(N,) int64, equal for rows that are fetched together; None where each can be had alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeptCorpus:
@@ -51,6 +55,7 @@ class KeptCorpus:
     seconds: np.ndarray
     hashes: np.ndarray
     sizes: tuple[int, ...]
+    groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +81,7 @@ class Order:
 
     @cached_property
     def mixture(self) -> Mixture:
-        return Mixture(sizes=self.corpus.sizes, weights=self.weights)
+        return Mixture(sizes=self.corpus.sizes, weights=self.weights, groups=self.corpus.groups)
 
     def speeds(self, epoch: int, rows: np.ndarray, occurrences: np.ndarray) -> np.ndarray | None:
         """The speed that this epoch draws for each of `rows`; None where none is drawn. (N,)"""
@@ -128,8 +133,19 @@ class Order:
             nothing = np.zeros(0, np.int64)
             return Plan(rows=nothing, occurrences=nothing.astype(np.int32), starts=np.zeros(1, np.int64),
                         micro_batches_per_step=self.budget.micro_batches)
+        groups = None if self.corpus.groups is None else self.corpus.groups[rows]
         return plan(self.lengths(epoch, rows, occurrences), seed=self.seed, epoch=epoch, budget=self.budget,
-                    window=self.window, occurrences=occurrences)
+                    window=self.window, occurrences=occurrences, groups=groups)
+
+    def windows(self, epoch: int, replanned: Replanned | None = None) -> list[np.ndarray]:
+        """One row of each group, window by window, as the plan of the epoch comes to them; none without groups."""
+        rows, occurrences, _ = self._members(epoch, replanned)
+        if self.corpus.groups is None or not len(rows):
+            return []
+        groups = self.corpus.groups[rows]
+        order, starts = grouped_order(groups, self.lengths(epoch, rows, occurrences), self.window, self.seed, epoch)
+        firsts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+        return np.split(rows[order[firsts]], np.searchsorted(firsts, starts[1:]))
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -149,7 +165,8 @@ class Order:
     def digest(self) -> str:
         """Equal for orders whose plans are equal: a name for what `save` writes."""
         hasher = xxhash.xxh3_128(json.dumps(self.recipe, sort_keys=True).encode())
-        for values, kind in ((self.corpus.hashes, "<u8"), (self.corpus.seconds, "<f8")):
+        groups = _numbers(self.corpus.groups)
+        for values, kind in ((self.corpus.hashes, "<u8"), (self.corpus.seconds, "<f8"), (groups, "<i8")):
             hasher.update(np.ascontiguousarray(values, kind).tobytes())
         return hasher.hexdigest()
 
@@ -157,6 +174,8 @@ class Order:
         """Fills an empty folder; made to be published."""
         np.save(folder / HASHES, self.corpus.hashes, allow_pickle=False)
         np.save(folder / SECONDS, self.corpus.seconds, allow_pickle=False)
+        if self.corpus.groups is not None:
+            np.save(folder / GROUPS, self.corpus.groups, allow_pickle=False)
         (folder / RECIPE).write_text(json.dumps(self.recipe, indent=1), encoding="utf-8")
 
     @classmethod
@@ -164,8 +183,9 @@ class Order:
         """Raises DataError when the folder was not written by `save`."""
         try:
             recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+            groups = np.load(folder / GROUPS) if (folder / GROUPS).exists() else None
             corpus = KeptCorpus(hashes=np.load(folder / HASHES), seconds=np.load(folder / SECONDS),
-                                sizes=tuple(recipe["sizes"]))
+                                sizes=tuple(recipe["sizes"]), groups=groups)
             budget, weights, speeds = Budget(**recipe["budget"]), recipe["weights"], recipe["speeds"]
             augment = Augment(AugmentConfig(speeds=speeds), recipe["speed_seed"], sample_rate=1) if speeds else None
             return cls(corpus=corpus, budget=budget, seed=recipe["seed"], window=recipe["window"], augment=augment,
@@ -185,7 +205,13 @@ class Order:
                          else "the utterances are in another order")
         elif not np.array_equal(before.corpus.seconds, self.corpus.seconds):
             found.append(f"{int((before.corpus.seconds != self.corpus.seconds).sum())} utterances have another length")
+        elif not np.array_equal(_numbers(before.corpus.groups), _numbers(self.corpus.groups)):
+            found.append("the utterances lie in other row groups")
         return found
+
+
+def _numbers(groups: np.ndarray | None) -> np.ndarray:
+    return np.zeros(0, np.int64) if groups is None else groups
 
 
 def _keys(hashes: np.ndarray, rows: np.ndarray, occurrences: np.ndarray) -> np.ndarray:

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 from auricle.core.errors import DataError
 from auricle.core.folder import find
 from auricle.core.frame import Block
-from auricle.data.audio import AudioProblem, decode
-from auricle.data.judge import Checks, Facts, Rejection, judge
+from auricle.data.audio import AudioProblem, Clip, decode
+from auricle.data.judge import Checks, Facts, Rejection, judge, spoken_seconds
 from auricle.data.manifest import SCHEMA
 from auricle.data.sources import Candidate
 
@@ -118,19 +118,24 @@ def make_shard(job: Job, chunk: list[Candidate]) -> Job:
 
 
 def _row(source: Any, job: Job, candidate: Candidate) -> dict[str, Any]:
-    audio, reference = _located(source, job, candidate)
-    facts = _facts(candidate, audio)
+    if candidate.audio is None and not hasattr(source, "render"):
+        media, facts = [], Facts(id=candidate.id, text=candidate.text, seconds=spoken_seconds(candidate.text))
+    else:
+        audio, reference = _located(source, job, candidate)
+        media = [{"kind": "audio", "reference": reference, "start": candidate.start, "stop": candidate.stop}]
+        facts = _facts(candidate, audio)
     rejection = judge(facts, job.checks)
-    return {"id": candidate.id, "text": candidate.text, "messages": None,
-            "media": [{"kind": "audio", "reference": reference, "start": candidate.start, "stop": candidate.stop}],
+    return {"id": candidate.id, "text": candidate.text, "messages": None, "media": media,
             "lengths": {"seconds": facts.seconds, "tokens": None, "pixels": None},
             "speaker": candidate.speaker, "language": candidate.language, "source": job.config.kind,
             "split": candidate.split, **{name: candidate.extra.get(name) for name in job.columns},
             "reason": rejection and rejection.reason, "detail": rejection and rejection.detail}
 
 
-def _located(source: Any, job: Job, candidate: Candidate) -> tuple[Path, str]:
+def _located(source: Any, job: Job, candidate: Candidate) -> tuple[Path | Clip, str]:
     """The audio of a candidate and how the manifest refers to it."""
+    if candidate.audio is not None and not isinstance(candidate.audio, Path):
+        return candidate.audio, str(candidate.audio)
     if candidate.audio is not None:
         path = candidate.audio.absolute()
         return path, str(path)
@@ -141,8 +146,10 @@ def _located(source: Any, job: Job, candidate: Candidate) -> tuple[Path, str]:
     return path, path.relative_to(result).as_posix()
 
 
-def _facts(candidate: Candidate, audio: Path) -> Facts:
-    """What a full decode of the candidate's audio tells."""
+def _facts(candidate: Candidate, audio: Path | Clip) -> Facts:
+    """What the corpus states of the candidate, or else a full decode of its audio."""
+    if candidate.seconds is not None:
+        return Facts(id=candidate.id, text=candidate.text, seconds=candidate.seconds)
     try:
         samples, rate = decode(audio, candidate.start, candidate.stop)
     except AudioProblem as problem:

@@ -14,6 +14,7 @@ from typing import Protocol, Self
 import sentencepiece
 
 from auricle.core.errors import ConfigError, DataError, ModelError
+from auricle.data.chat_tokenizer import ChatTokenizer
 
 SPACE = "\u2581"
 """How SentencePiece writes a space: a text that has the sign itself would come back with a space."""
@@ -130,6 +131,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / DESCRIPTION
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
+        if "kind" not in saved and "model" in saved:  # as transformers saves one
+            return ChatTokenizer.saved(folder)
         if saved["kind"] == "characters":
             return Characters(saved["alphabet"])
         if saved["kind"] == "sentencepiece":

@@ -4,6 +4,7 @@ Add a source: one file `data/sources/NAME.py` with
     class Config(Block)                       where the corpus lies and what of it is wanted; imports no torch
     candidates(config) -> Iterable[Candidate] the utterances, listed without decoding any audio, in a stable order
     render(config, candidate, folder) -> Path only for sources that make their audio (runs in worker processes)
+A candidate without audio, of a source without `render`, is a row of text.
 and `tests/data/sources/test_NAME.py` with `sample(folder) -> Config`: a few utterances for the contract test.
 Preparation (`data/prepare.py`) decodes, judges and measures each candidate in parallel and publishes a manifest.
 """
@@ -14,18 +15,21 @@ from pathlib import Path
 from typing import Protocol
 
 from auricle.core.frame import Block
+from auricle.data.audio import Clip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """One utterance as the corpus lists it. `audio` is None where the source renders it."""
+    """One utterance as the corpus lists it. `audio` is None where the source renders it, or has text alone."""
 
     id: str
     text: str
-    audio: Path | None = None
+    audio: Path | Clip | None = None
     start: float | None = None
     """Seconds into the file; None is its start."""
     stop: float | None = None
+    seconds: float | None = None
+    """Length, where the corpus states it: its audio is then not decoded before training."""
     speaker: str = ""
     language: str = ""
     split: str = "train"

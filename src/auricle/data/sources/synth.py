@@ -22,38 +22,21 @@ import soundfile
 from pydantic import Field, model_validator
 
 from auricle.core.errors import ConfigError, DataError, MissingExtra, nearest
-from auricle.core.frame import Block, Frame
+from auricle.core.frame import Block
 from auricle.data.audio import resample
 from auricle.data.draws import key
-from auricle.data.grammar import Grammar, Lines, grammar
+from auricle.data.grammar import HELD_OUT_PERCENT, Grammar, Lines, Text, split_of
 from auricle.data.sources import Candidate
 
 NOT_SPEECH = {"whisper", "whisperf", "croak", "Demonic", "UniRobot", "anikaRobot", "robosoft", "robosoft2", "robosoft3",
               "robosoft4", "robosoft5", "robosoft6", "robosoft7", "robosoft8", "zac"}
 """Variants that are whispers, croaks, robots and one caricature (zac: 240 to 390 Hz, each formant raised by 45 %)."""
-HELD_OUT_PERCENT = {"test": 10, "dev": 10}
-"""Of all sentences, by their hash."""
 ATTEMPTS = 1000
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[int, Field(ge=80, le=450)]
 Pitch = Annotated[int, Field(ge=0, le=99)]
-
-
-class Text(Frame):
-    """What is said; one of the two."""
-
-    grammar: str | None = None
-    """A bundled grammar (`game_commands`), or a YAML file of rules."""
-    file: str | None = None
-    """A text file, one sentence a line."""
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.grammar is None) == (self.file is None):
-            raise ValueError("give either 'grammar' (a name or a .yaml file) or 'file' (sentences, one a line)")
-        return self
 
 
 class Config(Block):
@@ -98,7 +81,7 @@ class Config(Block):
 
 
 def candidates(config: Config) -> Iterator[Candidate]:
-    text = Lines(Path(config.text.file)) if config.text.file else grammar(config.text.grammar)
+    text = config.text.open()
     for language in config.languages:
         _language_file(language)
     for split, variants in _variants_by_split(config).items():
@@ -144,19 +127,10 @@ def _sentence(config: Config, text: Grammar | Lines, split: str, number: int) ->
     held_out = {name: percent for name, percent in HELD_OUT_PERCENT.items() if config.size(name)}
     for attempt in range(ATTEMPTS):
         sentence = text.sentence("synth", config.seed, split, number, attempt)
-        if _split_of(sentence, held_out) == split:
+        if split_of(sentence, held_out) == split:
             return sentence
     raise DataError(f"synth: no sentence for the split '{split}', after {', '.join(held_out) or 'none'} were held out "
                     "by the tenth; give 'text' more sentences, or set dev_utterances and test_utterances to 0")
-
-
-def _split_of(sentence: str, held_out: dict[str, int]) -> str:
-    place = key("sentence", sentence) % 100
-    for name, percent in held_out.items():
-        if place < percent:
-            return name
-        place -= percent
-    return "train"
 
 
 def _variants_by_split(config: Config) -> dict[str, list[str]]:
