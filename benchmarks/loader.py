@@ -75,7 +75,7 @@ def run() -> None:
             noise=NoiseConfig(folder=str(noise)),
             spec_augment=SpecAugmentConfig(),
         )
-        assembly = assemble(Conformer(), Ctc(), tokenizer_for(Ctc(), manifest.texts))
+        assembly = assemble(Conformer(), Ctc(), tokenizer_for(Ctc(), Conformer(), manifest.texts))
         augment = Augment(config, 1, 16_000)
         data = TrainingSet(
             rows,

@@ -95,11 +95,14 @@ def measure(device: str) -> tuple[float, float]:
     )
     engine = Engine(config)
     assembly = assemble(
-        Conformer(layers=4, subsampling_channels=32), Ctc(), tokenizer_for(Ctc(), ["abcdefghijklmnopqrstuvwxyz '"])
+        Conformer(layers=4, subsampling_channels=32),
+        Ctc(),
+        tokenizer_for(Ctc(), Conformer(), ["abcdefghijklmnopqrstuvwxyz '"]),
     )
     batches = premade(assembly.tokenizer.size)
     order = plan(torch.ones(STEPS).numpy(), seed=1, epoch=0, budget=Budget(utterances=1))
-    stage = Stage(name="main", number=0, config=config, data=Premade(batches, order), total_steps=STEPS)
+    stage = Stage(
+        name="main", number=0, config=config, assembly=assembly, data=Premade(batches, order), total_steps=STEPS)
     on_device = [batch.to(engine.device) for batch in batches]
     times: dict[str, list[float]] = {"loop": [], "bare": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -113,11 +116,9 @@ def measure(device: str) -> tuple[float, float]:
                     engine=engine,
                     folder=Path(folder),
                     log=log,
-                    assembly=assembly,
                     config=_Experiment(config),
-                    evaluations=[],
+                    stages=[stage],
                     stop=StopRequest(),
-                    training_rows=STEPS,
                 )
                 began = time.perf_counter()
                 if which == "loop":

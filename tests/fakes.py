@@ -60,6 +60,12 @@ class Number:
     seconds: float
 
 
+class NumberAssembly:
+    """What a stage needs of a model and its task."""
+
+    task = NumberTask()
+
+
 class NumberSet(TrainingSet):
     """Utterances that are numbers of seconds; nothing is read from disk."""
 
@@ -70,6 +76,7 @@ class NumberSet(TrainingSet):
             {
                 "seconds": np.asarray(seconds, np.float64),
                 "sizes": (len(seconds),),
+                "groups": None,
                 "ids": [],
                 "__len__": lambda _: len(seconds),
             },
@@ -93,4 +100,5 @@ def number_stage(seconds, budget: Budget, **training) -> Stage:
         "learning_rate": 0.05,
     }
     config = TrainingConfig(**{**settings, **training})
-    return Stage(name="main", number=0, config=config, data=NumberSet(seconds, budget, config.seed), total_steps=6)
+    data = NumberSet(seconds, budget, config.seed)
+    return Stage(name="main", number=0, config=config, assembly=NumberAssembly(), data=data, total_steps=6)

@@ -38,7 +38,8 @@ ONLY_IN = {
     "espeakng_loader": {"data/sources/synth.py"},
 }
 WITHOUT_TORCH = ["core", "store", "dashboard", "data.sources"]
-REGISTRIES = {"models", "tasks", "metrics", "data/sources", "store/targets", "dashboard/trackers"}
+REGISTRIES = {"models", "models/parts/encoders", "models/speech_llm/projectors", "tasks", "metrics", "data/sources",
+              "store/targets", "dashboard/trackers"}
 
 
 def relative(path: Path) -> str:

@@ -1,4 +1,8 @@
-"""What every model promises, whoever wrote it. A model's own test file gives the `tiny` config to build it from."""
+"""What every model promises, whoever wrote it.
+
+A model's own test file gives the `tiny` config to build it from, for VOCABULARY labels, and perhaps `LABELLING`: the
+components that take part when features become labels, where not all do.
+"""
 
 import importlib
 import io
@@ -27,6 +31,12 @@ def tiny(name):
 def built(name, dtype=torch.float32):
     torch.manual_seed(0)
     return find("models", name, "model").build(tiny(name), VOCABULARY).to(dtype).eval()
+
+
+def labelling(name, model):
+    """The parameters that take part when features become labels."""
+    chosen = getattr(importlib.import_module(f"tests.models.{name}.test_model"), "LABELLING", model.components())
+    return [parameter for component in chosen for parameter in model.components()[component].parameters()]
 
 
 def batch(features, dtype=torch.float32, filler=7.0):
@@ -95,7 +105,7 @@ def test_nothing_passes_through_and_gives_every_parameter_zeros(name, shape):
     assert len(logits) == len(lengths) == shape[0]
     assert lengths.tolist() == [0] * shape[0]
     (logits[:0].sum() + 0 * logits.sum()).backward()
-    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+    assert all(p.grad is not None and not p.grad.any() for p in labelling(name, model))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,6 +153,6 @@ def test_one_update_lowers_the_loss(name):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     before = loss()
     before.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in labelling(name, model))
     optimizer.step()
     assert loss() < before

@@ -26,8 +26,12 @@ def test_a_block_is_any_of_the_entries_of_its_room():
         assert [one["properties"]["kind"]["const"] for one in definitions] == names(room)
 
 
-def test_a_stage_may_change_any_key_of_training():
-    assert json_schema()["properties"]["stages"]["additionalProperties"] == {"$ref": "#/$defs/TrainingConfig"}
+def test_a_stage_may_change_any_key_of_training_and_have_a_task_of_its_own():
+    schema = json_schema()
+    own = schema["properties"]["stages"]["additionalProperties"]
+    assert own["properties"].keys() == schema["$defs"]["TrainingConfig"]["properties"].keys() | {"task"}
+    assert own["properties"]["task"] == schema["properties"]["task"]
+    assert own["additionalProperties"] is False
 
 
 def test_every_reference_leads_somewhere():

@@ -47,7 +47,7 @@ class Training:
 
     def __init__(self, engine: Engine, checkpoint: Path | None = None) -> None:
         torch.manual_seed(0)
-        tokenizer = tokenizer_for(TaskConfig(), ["abcdefg"])
+        tokenizer = tokenizer_for(TaskConfig(), CONFIG, ["abcdefg"])
         self.engine, self.model = engine, build_model(CONFIG, tokenizer.size)
         self.task = build_task(TaskConfig(), self.model, tokenizer)
         if checkpoint:

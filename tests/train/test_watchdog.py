@@ -1,6 +1,7 @@
 import os
 import time
 
+from auricle.data import outages
 from auricle.train import watchdog
 from auricle.train.watchdog import Watchdog
 
@@ -20,6 +21,24 @@ def test_silence_ends_the_process_with_its_stacks_on_disk(tmp_path, monkeypatch)
     assert ended[0] == 75
     assert "no step for" in said[0]
     assert "test_silence_ends" in (tmp_path / "stacks.txt").read_text()
+
+
+def test_a_wait_for_a_server_is_no_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(watchdog, "CHECK_SECONDS", 0.01)
+    monkeypatch.setenv("AURICLE_CACHE", str(tmp_path))
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    outages.tell("hf://datasets", "503", time.time())
+    dog = Watchdog(0.001, tmp_path / "stacks.txt", print)
+    dog.beat()
+    time.sleep(0.3)
+    assert not ended
+    outages.settle()
+    deadline = time.monotonic() + 10
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    dog.close()
+    assert ended[0] == 75
 
 
 def test_slow_steps_raise_the_limit(tmp_path):

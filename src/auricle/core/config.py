@@ -7,13 +7,14 @@
     │   ├── datasets     name → DatasetConfig (a prepared manifest, or a source Block)
     │   └── augment      AugmentConfig
     ├── training     TrainingConfig
-    ├── stages       name → keys of `training` that differ in that stage (none: one stage, `main`)
+    ├── stages       name → keys of `training` that differ in that stage, and perhaps a task of its own (none: `main`)
     ├── evaluation   EvaluationConfig
     └── mirror       MirrorConfig
 
 Training keys use the vocabulary of Hugging Face's TrainingArguments wherever the concept is the same.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -52,14 +53,38 @@ class SpecAugmentConfig(Frame):
     """… and as a fraction of the utterance."""
 
 
+class TextNoiseConfig(Frame):
+    """How a row without audio is garbled before a model reads it: as the frames of a recogniser would spell it.
+
+    The probabilities are the worst ones; how much of them a row gets is drawn as well.
+    """
+
+    stretch: tuple[Positive, Positive] = (1, 3)
+    """How often a character is written, from and to; sounds last for several frames."""
+    delete: Fraction = 0.05
+    """Probability that a character is left out …"""
+    substitute: Fraction = 0.05
+    """… that it is another one of the same row …"""
+    insert: Fraction = 0.05
+    """… and that one of the same row follows it."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.stretch[0] > self.stretch[1]:
+            raise ValueError(f"stretch is {list(self.stretch)}; expected [fewest, most]")
+        return self
+
+
 class AugmentConfig(Frame):
-    """Augmentation of training audio; evaluation never sees it."""
+    """Augmentation of training rows; evaluation never sees it."""
 
     speeds: list[PositiveFloat] = []
     """Speed factors to draw from, by resampling (Ko et al. 2015: 0.9, 1.0, 1.1)."""
     gain_db: tuple[float, float] | None = None
     noise: NoiseConfig | None = None
     spec_augment: SpecAugmentConfig | None = None
+    text: TextNoiseConfig | None = None
+    """Of rows without audio."""
 
 
 class DatasetConfig(Frame):
@@ -73,6 +98,8 @@ class DatasetConfig(Frame):
     train_split: str | None = "train"
     eval_split: str | None = "dev"
     """Evaluated while training, and chooses the best checkpoint."""
+    instruction: str | None = None
+    """What a conversation asks about these rows: a name in the task's `instructions`; None is the task's own."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -108,6 +135,8 @@ class TrainingConfig(Frame):
     """The run folder; without it outputs/<run_name>."""
     seed: int = 42
 
+    datasets: list[str] | None = None
+    """Names in data.datasets that this stage trains on and is evaluated with; None is all of them."""
     trainable: list[str] | None = None
     """Components that learn in this stage; None is all of them. The others are frozen, in eval mode."""
     pretrained_model_path: str | None = None
@@ -171,6 +200,8 @@ class TrainingConfig(Frame):
     """Steps in a row whose loss or gradient is not finite, before training returns to the last good checkpoint."""
     hang_seconds: PositiveFloat = 300.0
     """A step that takes longer than this, and than ten median steps, ends the process so that it can be resumed."""
+    cache_frozen: bool = False
+    """Keeps on disk what a frozen encoder makes of each utterance, where nothing random reaches it."""
     fsdp: bool = False
     """Shards parameters, gradients and moments over the ranks (FSDP2) in the place of copying them (DDP)."""
     hub_model_id: str | None = None
@@ -227,13 +258,16 @@ class ExperimentConfig(Frame):
     data: DataConfig
     training: TrainingConfig
     stages: dict[str, dict[str, Any]] = {}
-    """Stage name → keys of `training` that differ there, in order."""
+    """Stage name → keys of `training` that differ there, in order; a key `task` is a task of the stage's own."""
     evaluation: EvaluationConfig = EvaluationConfig()
     mirror: MirrorConfig = MirrorConfig()
 
     @model_validator(mode="after")
     def _stages_decode(self) -> Self:
-        self.stage_configs()
+        for name, training in self.stage_configs().items():
+            for dataset in training.datasets or ():
+                if dataset not in self.data.datasets:
+                    raise ValueError(f"stage {name}: no data set '{dataset}'; {nearest(dataset, self.data.datasets)}")
         return self
 
     def stage_configs(self) -> dict[str, TrainingConfig]:
@@ -241,4 +275,17 @@ class ExperimentConfig(Frame):
         if not self.stages:
             return {"main": self.training}
         base = self.training.model_dump()
-        return {name: TrainingConfig.model_validate({**base, **changes}) for name, changes in self.stages.items()}
+        return {name: TrainingConfig.model_validate({**base, **training_keys(changes)})
+                for name, changes in self.stages.items()}
+
+    def stage_task(self, stage: str) -> Block:
+        """The task that a stage learns: its own, or the experiment's."""
+        return self.stages.get(stage, {}).get(TASK, self.task)
+
+
+TASK = "task"
+
+
+def training_keys(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage changes of `training`."""
+    return {key: value for key, value in changes.items() if key != TASK}

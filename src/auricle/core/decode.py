@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from auricle.core.compose import Composed
-from auricle.core.config import ExperimentConfig, TrainingConfig
-from auricle.core.errors import ConfigError
+from auricle.core.config import TASK, ExperimentConfig, TrainingConfig, training_keys
+from auricle.core.errors import ConfigError, nearest
 from auricle.core.folder import find, names
 from auricle.core.frame import Block
-from auricle.core.hints import fields_at, meant
+from auricle.core.hints import fields_at, kinds_at, meant
 
 Key = tuple[str | int, ...]
 Where = str | Callable[[str], str]
@@ -124,6 +124,10 @@ def _json(value: Any) -> str:
 def _blocks_of(frame: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
     """(key, room) of every block that is there."""
     yield from (((key,), room) for key, room in BLOCKS.items() if key in frame)
+    stages = frame.get("stages")
+    for name, changes in stages.items() if isinstance(stages, Mapping) else ():
+        if isinstance(changes, Mapping) and TASK in changes:
+            yield ("stages", name, TASK), BLOCKS[TASK]
     datasets = _at(frame, ("data", "datasets"))
     for name, dataset in datasets.items() if isinstance(datasets, Mapping) else ():
         if isinstance(dataset, Mapping) and dataset.get("source") is not None:
@@ -148,6 +152,7 @@ def _mistakes_in_stages(frame: Mapping[str, Any], where: Where) -> Iterator[str]
         if not isinstance(changes, Mapping):
             yield f"{_place(where, key)}: {_dotted(key)} is {_shown(changes)}; expected keys of 'training' below it"
             continue
+        changes = training_keys(changes)
         merged = {**training, **changes}
         for detail in _details(TrainingConfig, merged):
             if detail["loc"][:1] in {(own,) for own in changes} or detail["loc"] not in inherited:
@@ -165,8 +170,10 @@ def _details(cls: type[BaseModel], mapping: Any) -> list[ErrorDetails]:
 def _with_blocks(config: ExperimentConfig, blocks: Mapping[Key, Block]) -> ExperimentConfig:
     datasets = {name: dataset.model_copy(update={"source": blocks.get(("data", "datasets", name, "source"))})
                 for name, dataset in config.data.datasets.items()}
+    stages = {name: {key: blocks.get(("stages", name, key), value) for key, value in changes.items()}
+              for name, changes in config.stages.items()}
     data = config.data.model_copy(update={"datasets": datasets})
-    return config.model_copy(update={"data": data, **{key: blocks[(key,)] for key in BLOCKS}})
+    return config.model_copy(update={"data": data, "stages": stages, **{key: blocks[(key,)] for key in BLOCKS}})
 
 
 def _sentence(detail: ErrorDetails, cls: type[BaseModel], mapping: Any, where: Where, key: Key) -> str:
@@ -174,9 +181,14 @@ def _sentence(detail: ErrorDetails, cls: type[BaseModel], mapping: Any, where: W
     full = (*key, *path)
     place, dotted, kind, value = _place(where, full), _dotted(full), detail["type"], _shown(detail["input"])
     if kind == "extra_forbidden":
-        return f"{place}: no key '{dotted}' ({value}); {meant(str(path[-1]), fields_at(cls, path[:-1]))}"
+        return f"{place}: no key '{dotted}' ({value}); {meant(str(path[-1]), fields_at(cls, path[:-1], mapping))}"
     if kind == "missing":
         return f"{place}: '{dotted}' is missing; give it a value"
+    if kind.startswith("union_tag"):  # a block of several kinds within a block
+        kinds = kinds_at(cls, path)
+        tag = detail.get("ctx", {}).get("tag")
+        wrong = f'{dotted} has no "kind"' if tag is None else f"{dotted}.kind is {_shown(tag)}"
+        return f"{place}: {wrong}; {nearest(str(tag), kinds)}"
     said = detail["msg"].removeprefix("Value error, ")
     if kind == "value_error" and isinstance(detail["input"], dict):
         return f"{place}: {dotted}: {said}"

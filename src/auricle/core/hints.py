@@ -2,7 +2,7 @@
 
 import types
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, get_args, get_origin
@@ -55,11 +55,31 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from models_in(argument)
 
 
-def fields_at(cls: type[BaseModel], key: Iterable[str | int]) -> list[str]:
-    """Names of the keys that may stand below `key` of a frame."""
+def fields_at(cls: type[BaseModel], key: Iterable[str | int], mapping: Any = None) -> list[str]:
+    """Names of the keys that may stand below `key` of a frame; `mapping` tells which of several kinds it is."""
     classes = [cls]
     for part in key:
-        found = [c.model_fields[part].annotation for c in classes if part in c.model_fields]
-        # a part that is no field is a name in a mapping or an index of a list: its frame is the one at hand
-        classes = [inner for annotation in found for inner in models_in(annotation)] if found else classes
+        classes = _inside(classes, part)
+        mapping = mapping.get(part) if isinstance(mapping, Mapping) else None
+    kind = mapping.get("kind") if isinstance(mapping, Mapping) else None
+    classes = [c for c in classes if _kind(c) == kind] or classes
     return sorted({name for c in classes for name in c.model_fields})
+
+
+def kinds_at(cls: type[BaseModel], key: Iterable[str | int]) -> list[str]:
+    """The kinds of block that may stand at `key`."""
+    classes = [cls]
+    for part in key:
+        classes = _inside(classes, part)
+    return sorted(kind for c in classes if (kind := _kind(c)))
+
+
+def _inside(classes: list[type[BaseModel]], part: str | int) -> list[type[BaseModel]]:
+    found = [c.model_fields[part].annotation for c in classes if part in c.model_fields]
+    # a part that is no field is a name in a mapping or an index of a list: its frame is the one at hand
+    return [inner for annotation in found for inner in models_in(annotation)] if found else classes
+
+
+def _kind(cls: type[BaseModel]) -> str | None:
+    default = cls.model_fields["kind"].default if "kind" in cls.model_fields else None
+    return default if isinstance(default, str) else None

@@ -21,7 +21,9 @@ from auricle.store import directory
 PREFIX, DAMAGED = "step-", "damaged-"
 NAME = re.compile(rf"{PREFIX}\d{{9,}}")
 CONFIG = "config.json"
-STATE = frozenset({"optimizer.safetensors", "optimizer", "trainer.json", "seen.npy", directory.CHECKSUMS})
+STAGES = "stages"
+"""What the run's other stages need beside the model, by their names."""
+STATE = frozenset({"optimizer.safetensors", "optimizer", "trainer.json", "seen.npy", STAGES, directory.CHECKSUMS})
 """What a checkpoint holds beside its model; `optimizer` is the folder of a sharded one."""
 
 
@@ -234,4 +236,6 @@ def expose(run_folder: Path, checkpoint: Path) -> None:
             shutil.copyfile(path, aside)
             directory.sync_file(aside)
         aside.replace(target)
+    for stale in {path.name for path in run_folder.glob("*.safetensors")} - {name.name for name in names}:
+        (run_folder / stale).unlink()  # of a stage that trained other components
     directory.sync_directory(run_folder)

@@ -65,6 +65,8 @@ class Loss:
     """The objective of a step is Σ weight · Σ sum / Σ count, counts over all its micro-batches and ranks."""
 
     terms: Mapping[str, Term]
+    health: Mapping[str, Tensor] = field(default_factory=dict)
+    """Name → (), what the model tells of itself (the load of experts …); averaged over micro-batches, never trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from enum import Enum
 from itertools import zip_longest
 from typing import Any
 
-from auricle.core.config import TrainingConfig
+from auricle.core.config import TrainingConfig, training_keys
 from auricle.core.extents import Progress
 from auricle.train.schedule import factor, fraction_done
 
@@ -28,12 +28,12 @@ TRAINING_KEYS: dict[Kind, frozenset[str]] = {
         "run_name", "output_dir", "resume_from_checkpoint", "device", "bf16", "torch_compile", "fsdp",
         "dataloader_num_workers", "per_device_eval_batch_size", "logging_steps", "eval_steps", "eval_max_seconds",
         "metric_for_best_model", "save_steps", "save_minutes", "save_total_limit", "save_keep_every", "max_bad_steps",
-        "hang_seconds", "hub_model_id", "report_to", "price_per_hour",
+        "hang_seconds", "cache_frozen", "hub_model_id", "report_to", "price_per_hour",
     }),
     Kind.EXTENDING: frozenset({"max_steps", "num_train_epochs", "max_audio_hours", "max_wall_hours"}),
     Kind.PLANNING: frozenset({
-        "per_device_train_batch_size", "batch_seconds", "effective_batch_size", "effective_batch_seconds",
-        "gradient_accumulation_steps",
+        "datasets", "per_device_train_batch_size", "batch_seconds", "effective_batch_size",
+        "effective_batch_seconds", "gradient_accumulation_steps",
     }),
     Kind.IDENTITY: frozenset({
         "seed", "trainable", "pretrained_model_path", "learning_rate", "learning_rates", "lr_scheduler_type",
@@ -132,7 +132,7 @@ def moved_rate(old: dict[str, Any], new: dict[str, Any], stage: str, progress: P
 
 def _stage_config(experiment: dict[str, Any], stage: str) -> TrainingConfig:
     own = experiment["stages"][stage] if experiment["stages"] else {}
-    return TrainingConfig.model_validate({**experiment["training"], **own})
+    return TrainingConfig.model_validate({**experiment["training"], **training_keys(own)})
 
 
 def _is_constant(config: TrainingConfig) -> bool:

@@ -123,6 +123,7 @@ def evaluate(
     budget: Budget,
     workers: int = 0,
     complete: bool = True,
+    instruction: str = "",
     goes_on: Callable[[], bool] = lambda: True,
 ) -> Evaluation | None:
     """Decodes and scores every row of the manifest; this rank takes each world-th batch, rank 0 gets all rows.
@@ -130,10 +131,10 @@ def evaluate(
     `goes_on` is asked at each batch; None where it said no.
     """
     began = time.monotonic()
-    rows = Rows([manifest])
+    rows = Rows([manifest], [instruction])
     normal = normalizer(config.normalizer)
     decoder = config.decoder or task.decoders[0]
-    places = in_length_order(rows.seconds, budget)[engine.rank :: engine.world]
+    places = in_length_order(rows.seconds, budget, rows.groups)[engine.rank :: engine.world]
     data = EvaluationSet(rows, collate=task.collate, sample_rate=task.frontend.sample_rate)
     by_row, rejections, sums = {}, [], {}
     for place, batch in zip(places, batches(data, places, workers), strict=True):

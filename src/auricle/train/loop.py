@@ -37,6 +37,8 @@ class StepResult:
     sums: dict[str, float]
     counts: dict[str, float]
     grad_norm: float
+    health: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Mean over the micro-batches that say something of it; NaN where none does."""
     finite: bool = True
     """False on every rank when a loss or the gradient was not finite on one: the weights were left as they were."""
 
@@ -56,6 +58,7 @@ def train_step(
     so the objective is multiplied by the world size once. What is not finite never reaches the weights.
     """
     sums: dict[str, torch.Tensor] = {}
+    health: dict[str, list[torch.Tensor]] = {}
     for number, batch in enumerate(micro, start=1):
         with engine.accumulating(model, last=number == len(micro)):
             with engine.autocast():
@@ -66,6 +69,8 @@ def train_step(
             engine.backward(objective * engine.world)
         for name, term in loss.terms.items():
             sums[name] = sums.get(name, 0.0) + term.sum.detach()
+        for name, value in loss.health.items():
+            health.setdefault(name, []).append(value)
     norm = engine.grad_norm([p for group in optimizer.param_groups for p in group["params"]], max_grad_norm)
     numbers = torch.stack([norm.float(), *(value.float() for value in sums.values())])
     finite = not engine.any(not bool(numbers.isfinite().all()))
@@ -73,7 +78,8 @@ def train_step(
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     local = {name: sum(batch.counts.get(name, 0.0) for batch in micro) for name in sums}
-    return StepResult({name: float(value) for name, value in sums.items()}, local, float(norm), finite)
+    told = {name: torch.stack(values).nanmean() for name, values in health.items()}
+    return StepResult({name: float(value) for name, value in sums.items()}, local, float(norm), told, finite)
 
 
 def _divisor(name: str, term: Any, counts: dict[str, float]) -> float:
@@ -90,6 +96,7 @@ class Window:
     padded_frames: int = 0
     audio_seconds: float = 0.0
     wait_seconds: float = 0.0
+    health: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
     def add(self, result: StepResult, micro: Sequence[Batch], wait_seconds: float) -> None:
@@ -100,6 +107,8 @@ class Window:
         self.padded_frames += sum(batch.padded_frames for batch in micro)
         self.audio_seconds += sum(batch.seconds for batch in micro)
         self.wait_seconds += wait_seconds
+        for name, value in result.health.items():
+            self.health.setdefault(name, []).append(value)
 
     def summary(self, engine: Engine) -> dict[str, Any]:
         """The log line's figures over all ranks; the loss is the mean a unit, never a mean of means."""
@@ -113,7 +122,12 @@ class Window:
             "padding_percent": 100 * (1 - total["frames"] / total["padded"]) if total["padded"] else 0.0,
             "audio_hours_per_hour": total["audio"] / seconds,
             "data_wait_percent": 100 * self.wait_seconds / seconds,
+            **({"health": self._health()} if self.health else {}),
         }
+
+    def _health(self) -> dict[str, float]:
+        """Of this rank: what a model tells of itself is the same on all of them, but for noise."""
+        return {name: float(torch.stack(values).nanmean()) for name, values in self.health.items()}
 
 
 class Watcher(Protocol):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from auricle.core.errors import CheckpointError, RunFolderError
+from auricle.data import streamed
 from auricle.data.plan import settled
 from auricle.data.replan import Order, Replanned
 from auricle.store import directory
@@ -47,7 +48,9 @@ def take_up(
         )
     replanned = _earlier(checkpoint, state)
     if stage.data.order.digest != state.order:
-        before = Order.load(_verified(folder / ORDERS / state.order))
+        kept = _verified(folder / ORDERS / state.order)
+        _refuse_streamed(folder, state, streamed.changes(stage.data.order, kept))
+        before = Order.load(kept)
         changed = stage.data.order.changes(before)
         _refuse_unless(allowed, folder, state, changed)
         replanned = Replanned(epoch=state.position[0], seen=before.seen(state.position, state.skipped, replanned))
@@ -76,6 +79,15 @@ def _verified(order: Path) -> Path:
             "from a mirror, undo the change of the data, or start anew with --fresh"
         )
     return order
+
+
+def _refuse_streamed(folder: Path, state: TrainingState, changed: list[str]) -> None:
+    if changed:
+        raise RunFolderError(
+            f"run folder '{folder}': the streamed training data or its order is not that of step "
+            f"{state.progress.run_steps} ({'; '.join(changed)}), and what was not listed cannot be planned anew. Undo "
+            "the change, or start anew from these weights with --fresh and training.pretrained_model_path"
+        )
 
 
 def _refuse_unless(allowed: bool, folder: Path, state: TrainingState, changed: list[str]) -> None:

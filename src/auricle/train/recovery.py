@@ -28,8 +28,8 @@ def next_stage(stage: Stage, state: TrainingState) -> TrainingState:
         stage=stage.name,
         order=stage.data.order.digest,
         progress=Progress(run_steps=state.progress.run_steps),
-        evaluations=state.evaluations,
-        best=state.best,
+        evaluations=state.evaluations if stage.judged_as_before else (),
+        best=state.best if stage.judged_as_before else None,
         earlier_hours=state.earlier_hours + state.progress.wall_hours,
     )
 
@@ -41,7 +41,7 @@ def train(stage: Stage, state: TrainingState, model: nn.Module, optimizer: Any, 
     _fit(stage, state, model, run)
     while True:
         try:
-            return run_stage(stage, state, model, optimizer, run.assembly.task, run)
+            return run_stage(stage, state, model, optimizer, stage.task, run)
         except OutOfMemory as full:
             state = _split(stage, full, run)
         except BadSteps as bad:
@@ -62,7 +62,7 @@ def _fit(stage: Stage, state: TrainingState, model: nn.Module, run: Run) -> None
 
 def _too_much(stage: Stage, model: nn.Module, run: Run) -> str | None:
     try:
-        memory.try_worst(stage, model, run.assembly.task, run.engine, run.split(stage))
+        memory.try_worst(stage, model, stage.task, run.engine, run.split(stage))
     except torch.OutOfMemoryError as error:
         model.zero_grad(set_to_none=True)
         return str(error).partition("\n")[0]
@@ -93,7 +93,7 @@ def _roll_back(stage: Stage, bad: BadSteps, optimizer: Any, run: Run) -> Trainin
             "Starting again will not help: lower learning_rate, or look at these utterances with `auricle data inspect`"
         )
     state = checkpoint.load_state(found)
-    sharded.load_model(found, run.assembly.model, run.engine)
+    sharded.load_model(found, stage.assembly.model, run.engine)
     optimizer.state.clear()
     sharded.load_optimizer(found, optimizer, run.engine)
     if state.stage == stage.name:

@@ -17,11 +17,11 @@ from auricle.core.errors import DataError
 from auricle.core.events import EventLog
 from auricle.data.judge import Rejection, count_by_reason
 from auricle.data.plan import Budget
-from auricle.models.parts.folder import StoredPart
-from auricle.models.parts.weights import component_tensors, weight_files
+from auricle.models.parts.folder import HubPart, Part, StoredPart
+from auricle.models.parts.weights import component_tensors, weight_files, weights_hash
 from auricle.store import steps
 from auricle.tasks import Batch
-from auricle.tasks.parts.assembly import Assembly, store_part
+from auricle.tasks.parts.assembly import store_part
 from auricle.train import checkpoint, memory
 from auricle.train.checkpoint import TrainingState
 from auricle.train.datasets import Judged
@@ -71,14 +71,12 @@ class Run:
         engine: Engine,
         folder: Path,
         log: EventLog | None,
-        assembly: Assembly,
         config: ExperimentConfig,
-        evaluations: list[Judged],
+        stages: Sequence[Stage],
         stop: StopRequest,
-        training_rows: int,
     ) -> None:
-        self.engine, self.folder, self._log, self.assembly = engine, folder, log, assembly
-        self.config, self.evaluations, self.stop = config, evaluations, stop
+        self.engine, self.folder, self._log = engine, folder, log
+        self.config, self.stages, self.stop = config, tuple(stages), stop
         self.optimizer: Any = None
         self.watchdog = Watchdog(
             config.training.hang_seconds, folder / f"stacks-{engine.rank}.txt", self._hung
@@ -91,7 +89,7 @@ class Run:
         self.segment = Segment(began=time.monotonic(), fraction=0.0, hours_before=0.0)
         self.started = time.monotonic()
         self.evaluating_seconds = 0.0
-        self._training_rows, self._rejected = training_rows, {}
+        self._rejected: dict[str, Rejection] = {}
 
     @property
     def has_history(self) -> bool:
@@ -117,20 +115,30 @@ class Run:
         """Allocates what the stage's saves need. Components that do not learn in it are stored once, beside them."""
         if not self.saver:
             return
-        model = self.assembly.model
+        model = stage.assembly.model
         learned = {id(parameter) for parameters in learning.values() for _, parameter in parameters}
         parts = {
-            component: StoredPart(part=self._stored(tensors))
+            component: self._part(stage, component, tensors)
             for component, tensors in component_tensors(model).items()
             if not any(id(tensor) in learned for tensor in tensors.values())
         }
 
         def write_static(folder: Path) -> None:
-            self.assembly.write_static(folder, parts)
+            stage.assembly.write_static(folder, parts)
+            for other in self.stages:
+                if other.assembly.tokenizer is not stage.assembly.tokenizer:
+                    other.assembly.tokenizer.save(made(folder / steps.STAGES / other.name))
             if stage.data.replanned:
                 np.save(folder / checkpoint.SEEN, stage.data.replanned.seen, allow_pickle=False)
 
         self.saver.enter(lambda: weight_files(model, parts), lambda: moments(self.optimizer), write_static)
+
+    def _part(self, stage: Stage, component: str, tensors: dict[str, Tensor]) -> Part:
+        """Weights that are still the hub's are named, others are stored."""
+        hub: HubPart | None = getattr(stage.assembly.model, "hub_parts", {}).get(component)
+        if hub and not self.engine.shards and weights_hash(tensors) == hub.hash:
+            return hub
+        return StoredPart(part=self._stored(tensors))
 
     def _stored(self, tensors: dict[str, Tensor]) -> str:
         parts = steps.parts_of(self.folder)
@@ -190,6 +198,7 @@ class Run:
 
     def rejected(self, stage: Stage, state: TrainingState, micro: Sequence[Batch]) -> None:
         """Rows that could not be read when their turn came; raises DataError when they become too many."""
+        rows = len(stage.data.rows)
         found: list[Rejection] = self.engine.gather(rejection for batch in micro for rejection in batch.rejections)
         self._rejected |= {rejection.id: rejection for rejection in found}
         self.event(
@@ -198,12 +207,12 @@ class Run:
             state.progress.run_steps,
             dataset="training (while loading)",
             count_by_reason=count_by_reason(found),
-            rows=self._training_rows,
+            rows=rows,
             listed=[[r.id, r.reason, r.detail] for r in found],
         )
-        if len(self._rejected) > self.config.data.max_rejected * self._training_rows:
+        if len(self._rejected) > self.config.data.max_rejected * rows:
             raise DataError(
-                f"training: {len(self._rejected)} of {self._training_rows} utterances could not be read, more than "
+                f"training: {len(self._rejected)} of {rows} utterances could not be read, more than "
                 f"max_rejected {self.config.data.max_rejected:.1%}; first: {found[0].id}: {found[0].reason} "
                 f"{found[0].detail}. Is the disk or the corpus still there?"
             )
@@ -237,16 +246,16 @@ class Run:
         )
 
     def evaluate(self, stage: Stage, state: TrainingState, *, complete: bool = False) -> TrainingState:
-        """Evaluates every evaluation set; a new best is saved at once. Returns the state with the best so far.
+        """Evaluates the stage's sets; a new best is saved at once. Returns the state with the best so far.
 
         An evaluation that is asked to stop counts for nothing.
         """
         box = None if complete else stage.config.eval_max_seconds
-        with self.engine.evaluating(self.assembly.model):
-            results = [self._evaluate_one(stage, judged, box) for judged in self.evaluations]
+        with self.engine.evaluating(stage.assembly.model):
+            results = [self._evaluate_one(stage, judged, box) for judged in stage.evaluations]
         if not results or None in results:
             return state
-        metric = stage.config.metric_for_best_model or self.assembly.task.metrics[0]
+        metric = stage.config.metric_for_best_model or stage.task.metrics[0]
         value = sum(result.summary()[metric] for result in results) / len(results)
         entry = {"metric": metric, "value": value, "step": state.progress.run_steps, "complete": complete}
         is_best = math.isfinite(value) and (
@@ -273,12 +282,13 @@ class Run:
             return evaluate(
                 judged.name,
                 manifest,
-                self.assembly.task,
-                self.assembly.model,
+                stage.task,
+                stage.assembly.model,
                 self.engine,
                 self.config.evaluation,
                 budget=budget,
                 workers=stage.config.dataloader_num_workers,
+                instruction=judged.instruction,
                 goes_on=self._goes_on,
             )
 
@@ -323,3 +333,8 @@ class Run:
         """Waits until the save in flight is on disk."""
         if self.saver:
             self.saver.settle()
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

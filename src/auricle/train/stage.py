@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from auricle.core.config import TrainingConfig
 from auricle.core.errors import ConfigError
 from auricle.data.loader import TrainingSet
 from auricle.data.plan import Budget
+from auricle.models.parts.weights import component_tensors
+from auricle.tasks import Task
+from auricle.tasks.parts.assembly import Assembly
+from auricle.train.datasets import Judged
 from auricle.train.engine import Engine
 from auricle.train.optim import trainable
 
@@ -25,9 +30,19 @@ class Stage:
     name: str
     number: int
     config: TrainingConfig
+    assembly: Assembly
+    """The run's model with this stage's task and tokenizer."""
     data: TrainingSet
     total_steps: int
     """Exact where the stage ends by steps, else estimated from the first epoch's plan."""
+    evaluations: tuple[Judged, ...] = ()
+    """What it is evaluated on."""
+    judged_as_before: bool = True
+    """By the same task on the same data as the stage before it: only then an error rate means the same in both."""
+
+    @property
+    def task(self) -> Task:
+        return self.assembly.task
 
 
 def budget(config: TrainingConfig, world: int, mean_seconds: float) -> Budget:
@@ -52,8 +67,7 @@ def budget(config: TrainingConfig, world: int, mean_seconds: float) -> Budget:
 
 def total_steps(config: TrainingConfig, data: TrainingSet) -> int:
     """Steps until the first of the stage's ends; wall clock alone counts as one epoch, for the schedule's warm-up."""
-    steps = data.whole_plan(0).steps
-    hours = float(data.rows.seconds.sum()) / 3600
+    steps, hours = data.steps_per_epoch, data.hours_per_epoch
     candidates = []
     for extent in config.extents:
         per_unit = {"steps": 1.0, "epochs": steps, "audio_hours": steps / max(hours, 1e-9)}.get(extent.unit)
@@ -70,23 +84,44 @@ def derived(stage: Stage, model: nn.Module, engine: Engine) -> dict[str, Any]:
     total = sum(p.numel() for p in model.parameters())
     lengths = data.lengths(0, plan.rows, plan.occurrences)
     return {
-        "utterances": len(data.rows), "audio_hours": round(float(data.rows.seconds.sum()) / 3600, 3),
-        "steps_per_epoch": plan.steps, "total_steps": stage.total_steps,
+        "utterances": len(data.rows), "audio_hours": round(data.audio_hours, 3),
+        "steps_per_epoch": data.steps_per_epoch, "total_steps": stage.total_steps,
         "ends": " or ".join(str(extent) for extent in stage.config.extents),
         "reproducible": all(extent.reproducible for extent in stage.config.extents),
-        "epochs": round(stage.total_steps / plan.steps, 2),
+        "epochs": round(stage.total_steps / data.steps_per_epoch, 2),
         "micro_batches_per_step": plan.micro_batches_per_step,
         "gradient_accumulation_steps": -(-plan.micro_batches_per_step // engine.world),
         "utterances_per_step": round(len(plan.rows) / plan.steps, 1),
         "audio_seconds_per_step": round(float(lengths.sum()) / plan.steps, 1),
         "padding_percent": round(100 * data.padding(0), 2),
+        **({"estimated_from": data.estimated_from} if data.estimated_from else {}),
         "parameters": total, "trainable_parameters": counted,
-        # fp32 weights, and two moments for each trained one; the newest ones, the best and the one being written
-        "checkpoint_bytes": 4 * (total + 2 * sum(counted.values())),
-        "disk_bytes": 4 * (total + 2 * sum(counted.values())) * (stage.config.save_total_limit + 2),
+        **_sizes(model, learning, stage.config.save_total_limit),
     }
 
 
-def refuse_nothing_to_train(counted: dict[str, int], stage: str) -> None:
-    if not sum(counted.values()):
+def _sizes(model: nn.Module, learning: dict[str, list], kept: int) -> dict[str, int]:
+    """Bytes of a checkpoint: weights of the components that learn, and two moments for each parameter that does. On
+    disk are the newest ones, the best and the one being written, and once what does not learn and no hub has."""
+    learned = {id(parameter) for parameters in learning.values() for _, parameter in parameters}
+    checkpoint, once = sum(2 * 4 * p.numel() for parameters in learning.values() for _, p in parameters), 0
+    for component, tensors in component_tensors(model).items():
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if any(id(tensor) in learned for tensor in tensors.values()):
+            checkpoint += size
+        elif component not in getattr(model, "hub_parts", {}):
+            once += size
+    return {"checkpoint_bytes": checkpoint, "disk_bytes": checkpoint * (kept + 2) + once}
+
+
+def refuse_what_cannot_train(learning: dict[str, list[tuple[str, nn.Parameter]]], stage: str) -> None:
+    """Raises ConfigError where nothing trains, and where something would that is kept in half precision: its updates
+    are smaller than what such a number can tell apart."""
+    if not any(learning.values()):
         raise ConfigError(f"stage {stage}: no parameter trains; name components in training.trainable")
+    for component, parameters in learning.items():
+        kind = next((p.dtype for _, p in parameters if p.dtype in (torch.bfloat16, torch.float16)), None)
+        if kind is not None:
+            raise ConfigError(f"stage {stage}: component '{component}' is to train, and its weights are "
+                              f"{str(kind).removeprefix('torch.')}; expected float32 (with bf16 autocast over it). Set "
+                              f"its dtype in the model's block, or leave it out of training.trainable")

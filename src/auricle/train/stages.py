@@ -14,6 +14,7 @@ from auricle.data.plan import micro_batches
 from auricle.train import sharded
 from auricle.train.checkpoint import TrainingState
 from auricle.train.engine import Engine
+from auricle.train.frozen_cache import with_frozen_cache
 from auricle.train.optim import (
     allocate_moments,
     build_optimizer,
@@ -25,7 +26,7 @@ from auricle.train.optim import (
 from auricle.train.recovery import next_stage, resumed, train
 from auricle.train.run import Run
 from auricle.train.schedule import fraction_done
-from auricle.train.stage import Stage, derived, refuse_nothing_to_train
+from auricle.train.stage import Stage, derived, refuse_what_cannot_train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ class Outcome:
 def run_stages(
     engine: Engine, folder: Path, stages: list[Stage], run: Run, found: Path | None, state: TrainingState | None
 ) -> Outcome:
-    """Trains the stages in order from `state`, that of the checkpoint `found`, or from the start; then evaluates
-    completely."""
+    """Trains the stages in order from `state`, that of the checkpoint `found`, or from the start. Each ends with a
+    complete evaluation."""
     state = state or TrainingState(stage=stages[0].name, order=stages[0].data.order.digest)
     begin = [stage.name for stage in stages].index(state.stage)
     if state.finished and begin == len(stages) - 1 and fraction_done(stages[begin].config, state.progress) >= 1.0:
@@ -59,10 +60,11 @@ def run_stages(
         state, carried = _one_stage(engine, stage, state, run, carried, found if stage is stages[begin] else None)
         if engine.any(run.stopping()):
             return _interrupted(folder, run, state)
-    state = run.evaluate(stages[-1], state, complete=True)
-    if engine.any(run.stopping()):
-        return _interrupted(folder, run, state)
-    run.save(stages[-1], replace(state, finished=True))
+        if not any(e["complete"] and e["step"] == state.progress.run_steps for e in state.evaluations):
+            state = run.evaluate(stage, state, complete=True)
+        if engine.any(run.stopping()):
+            return _interrupted(folder, run, state)
+        run.save(stage, replace(state, finished=stage is stages[-1]))
     return _end(folder, run, state, "finished")
 
 
@@ -70,10 +72,11 @@ def _one_stage(
     engine: Engine, stage: Stage, state: TrainingState, run: Run, carried: dict[str, torch.Tensor], found: Path | None
 ) -> tuple[TrainingState, dict[str, torch.Tensor]]:
     """Enters a stage and trains it; `carried` are the moments of the stage before it in this process."""
-    model, step = run.assembly.model, state.progress.run_steps
+    model, step = stage.assembly.model, state.progress.run_steps
     if engine.shards:
         engine.wrap(model, compiled=stage.config.torch_compile)  # its parameters become other objects
     learning = trainable(model, stage.config)
+    refuse_what_cannot_train(learning, stage.name)
     loss_before = probe_loss(stage, state, model, run) if carried else 0.0
     freeze_others(model, learning)
     wrapped = engine.wrap(model, compiled=stage.config.torch_compile)
@@ -95,7 +98,6 @@ def _one_stage(
         refuse_moved_loss(stage, loss_before, loss_after, exact=not (engine.bf16 or stage.config.torch_compile))
     numbers = derived(stage, model, engine)
     counted = numbers["trainable_parameters"]
-    refuse_nothing_to_train(counted, stage.name)
     run.event("derived", stage.name, step, **numbers)
     run.event(
         "stage",
@@ -106,6 +108,7 @@ def _one_stage(
         parameters=numbers["parameters"],
         ends=numbers["ends"],
     )
+    stage = with_frozen_cache(stage, run.config, engine, run.event, run.watchdog.beat)
     allocate_moments(optimizer)
     run.enter(stage, state, optimizer)
     run.prepare_saving(stage, learning)
@@ -120,7 +123,7 @@ def probe_loss(stage: Stage, state: TrainingState, model: torch.nn.Module, run: 
     place = next(micro_batches(stage.data.plan, state.position, run.engine.rank, run.engine.world))
     model.eval()
     with run.engine.autocast():
-        terms = run.assembly.task.loss(model, stage.data[place].to(run.engine.device)).terms
+        terms = stage.task.loss(model, stage.data[place].to(run.engine.device)).terms
     return sum(float(term.weight * term.sum) / max(term.count, 1.0) for term in terms.values())
 
 

@@ -4,20 +4,26 @@ claim the folder ─► data ─► tokenizer, model, task ─► where it stand
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from auricle.core.config import ExperimentConfig
-from auricle.core.errors import AuricleError, Diverged, Preempted
+from auricle.core.config import DataConfig, ExperimentConfig, TrainingConfig
+from auricle.core.errors import AuricleError, ConfigError, Diverged, Preempted
 from auricle.core.events import EventLog, Sink, read
+from auricle.core.frame import Block
+from auricle.data import outages
 from auricle.data.augment import Augment
-from auricle.data.judge import count_by_reason
-from auricle.data.loader import Rows, TrainingSet
-from auricle.data.tokenizers import Tokenizer, load_tokenizer
-from auricle.models.parts.folder import load_weights
+from auricle.data.judge import Rejection, count_by_reason
+from auricle.data.loader import TrainingSet
+from auricle.data.streamed import Report, StreamedOrder, mean_seconds
+from auricle.data.streamed_set import StreamedSet
+from auricle.data.tokenizers import DESCRIPTION, Tokenizer, load_tokenizer
+from auricle.models.parts.folder import load_weights, read_config
+from auricle.store import steps
 from auricle.store.mirror_pusher import start_pusher
 from auricle.tasks.parts.assembly import Assembly, assemble, tokenizer_for
 from auricle.train import datasets, run_folder
@@ -86,11 +92,15 @@ def _train(
 
 
 def _beat(claim: Claim, folder: Path, log: EventLog) -> Callable[[], None]:
-    mirrored = MirrorEvents(folder, log)
+    mirrored, outage = MirrorEvents(folder, log), ""
 
     def beat() -> None:
+        nonlocal outage
         claim.lock.beat()
         mirrored.look()
+        told, outage = outage, outages.current() or ""
+        if outage and not told:
+            log.write("alarm", message=outage)
 
     return beat
 
@@ -136,10 +146,9 @@ def _train_logged(
     with engine.main_first():
         manifests = datasets.open_manifests(config.data, config.data.max_rejected, progress if engine.is_main else None)
     found = claim.found
-    assembly = _assembly(config, manifests, found)
-    training = datasets.training_rows(config.data, manifests, assembly.task.checks(), config.training.seed)
-    evaluations = datasets.evaluation_rows(config.data, manifests, config.training.seed)
-    for judged in (*training, *evaluations):
+    assemblies = _assemblies(config, manifests, found, claim.state.stage if claim.state else None)
+    stages, judgements = _stages(config, manifests, assemblies, claim.record, event)
+    for judged in judgements:
         if judged.rejections:
             event(
                 "rejected",
@@ -149,18 +158,8 @@ def _train_logged(
                 listed=[[r.id, r.reason, r.detail] for r in judged.rejections[:100]],
             )
     stop = StopRequest()
-    rows = datasets.rows_of(training)
-    run = Run(
-        engine=engine,
-        folder=folder,
-        log=log,
-        assembly=assembly,
-        config=config,
-        evaluations=evaluations,
-        stop=stop,
-        training_rows=len(rows),
-    )
-    stages = _stages(config, rows, datasets.weights(config.data, training), assembly, claim.record)
+    run = Run(engine=engine, folder=folder, log=log, config=config, stages=stages, stop=stop)
+    model = stages[0].assembly.model
     state = None
     if claim.state:
         state, stages = take_up(folder, stages, claim.state, found, allowed=claim.record["replan"], event=event)
@@ -170,7 +169,7 @@ def _train_logged(
         event(
             "weights",
             path=config.training.pretrained_model_path,
-            **vars(load_weights(assembly.model, Path(config.training.pretrained_model_path), partial=True)),
+            **vars(load_weights(model, Path(config.training.pretrained_model_path), partial=True)),
         )
     stop.install()
     try:
@@ -179,48 +178,132 @@ def _train_logged(
         run.close()
 
 
-def _assembly(config: ExperimentConfig, manifests: dict, found: Path | None) -> Assembly:
-    """The model with fresh weights, or with those of the checkpoint, around the tokenizer that belongs to them."""
+def _assemblies(
+    config: ExperimentConfig, manifests: dict, found: Path | None, stage_found: str | None
+) -> dict[str, Assembly]:
+    """Stage → the one model, with fresh weights or with those of the checkpoint, around that stage's task."""
+
+    def texts() -> Iterator[str]:
+        for name, entry in config.data.datasets.items():
+            if entry.train_split is not None:
+                where = f"data.datasets.{name}.train_split"
+                yield from datasets.split_of(manifests[name], entry.train_split, where).texts
+
+    def tokenizer_of(task: Block, home: Path | None) -> Tokenizer:
+        return load_tokenizer(home) if home else tokenizer_for(task, config.model, texts())
+
+    names = list(config.stage_configs())
+    tasks = {name: config.stage_task(name) for name in names}
+    tokenizers: list[tuple[Block, Tokenizer]] = []
+    for name, task in [*tasks.items(), ("", config.task)]:
+        if task not in [known for known, _ in tokenizers]:
+            tokenizers.append((task, tokenizer_of(task, _home(config, name, task, found, stage_found))))
     torch.manual_seed(config.training.seed)
-    assembly = assemble(config.model, config.task, _tokenizer(config, manifests, found))
+    first = assemble(config.model, config.task, _of(config.task, tokenizers))
     if found:
-        load_weights(assembly.model, found)
-    return assembly
+        load_weights(first.model, found)
+    made = [(task, first if task == config.task else first.for_task(task, tokenizer)) for task, tokenizer in tokenizers]
+    return {name: _of(task, made) for name, task in tasks.items()}
 
 
-def _tokenizer(config: ExperimentConfig, manifests: dict, found: Path | None) -> Tokenizer:
-    home = found or (config.training.pretrained_model_path and Path(config.training.pretrained_model_path))
-    if home:
-        return load_tokenizer(home)
-    texts = [
-        text
-        for name, entry in config.data.datasets.items()
-        if entry.train_split is not None
-        for text in datasets.split_of(manifests[name], entry.train_split, f"data.datasets.{name}.train_split").texts
-    ]
-    return tokenizer_for(config.task, texts)
+def _of(task: Block, pairs: list[tuple[Block, Any]]) -> Any:
+    return next(value for known, value in pairs if known == task)
+
+
+def _home(
+    config: ExperimentConfig, stage: str, task: Block, found: Path | None, stage_found: str | None
+) -> Path | None:
+    """The folder that holds the tokenizer of a stage: the checkpoint, or the model that training starts from."""
+    if found and stage_found is not None and config.stage_task(stage_found) == task:
+        return found
+    if found:
+        kept = found / steps.STAGES / stage
+        return kept if (kept / DESCRIPTION).is_file() else None
+    start = config.training.pretrained_model_path and Path(config.training.pretrained_model_path)
+    return start if start and read_config(start).task.get("kind") == task.kind else None
 
 
 def _stages(
-    config: ExperimentConfig, rows: Rows, weights: tuple[float, ...] | None, assembly: Assembly, record: dict
-) -> list[Stage]:
-    mean_seconds = float(rows.seconds.mean()) if len(rows) else 1.0
-    sample_rate = assembly.task.frontend.sample_rate
-    augment = Augment(config.data.augment, config.training.seed, sample_rate)
-    stages = []
+    config: ExperimentConfig, manifests: dict, assemblies: dict[str, Assembly], record: dict, event: Callable[..., Any]
+) -> tuple[list[Stage], list[datasets.Judged]]:
+    """The stages, and all rows that were judged for them. Stages of the same data and task share the judgement."""
+    stages, judgements = [], {}
     for number, (name, training) in enumerate(config.stage_configs().items()):
+        assembly, data = assemblies[name], datasets.chosen(config.data, training.datasets)
+        key = (tuple(data.datasets), id(assembly.task))
+        if key not in judgements:
+            judgements[key] = (
+                datasets.training_rows(data, manifests, assembly.task.checks(), config.training.seed),
+                datasets.evaluation_rows(data, manifests, config.training.seed),
+            )
+        judged, evaluations = judgements[key]
         # The first start's world size fixes the effective batch where only accumulation is given.
-        data = TrainingSet(
-            rows,
-            collate=assembly.task.collate,
-            sample_rate=sample_rate,
-            budget=budget(training, record["world"], mean_seconds),
-            seed=training.seed,
-            window=config.data.bucket_window,
-            weights=weights,
-            augment=augment,
-        )
+        augment = Augment(config.data.augment, config.training.seed, assembly.task.frontend.sample_rate)
+        _refuse_masks_of_waveforms(augment, assembly)
+        report = partial(_report_window, event)
+        training_set = _training_set(training, data, judged, assembly, augment, record["world"], report)
         stages.append(
-            Stage(name=name, number=number, config=training, data=data, total_steps=total_steps(training, data))
+            Stage(
+                name=name,
+                number=number,
+                config=training,
+                assembly=assembly,
+                data=training_set,
+                total_steps=total_steps(training, training_set),
+                evaluations=tuple(evaluations),
+                judged_as_before=not stages
+                or (stages[-1].assembly.task, stages[-1].evaluations) == (assembly.task, tuple(evaluations)),
+            )
         )
-    return stages
+    return stages, [found for pair in judgements.values() for part in pair for found in part]
+
+
+def _training_set(
+    training: TrainingConfig,
+    data: DataConfig,
+    judged: list[datasets.Judged],
+    assembly: Assembly,
+    augment: Augment,
+    world: int,
+    report: Report,
+) -> TrainingSet:
+    collate, rate = assembly.task.collate, assembly.task.frontend.sample_rate
+    if members := datasets.members_of(data, judged):
+        order = StreamedOrder(
+            members,
+            budget=budget(training, world, mean_seconds(members, training.seed)),
+            seed=training.seed,
+            checks=datasets.training_checks(data, assembly.task.checks()),
+            max_rejected=data.max_rejected,
+            window=data.bucket_window,
+            augment=augment,
+            report=report,
+        )
+        return StreamedSet(order, collate=collate, sample_rate=rate)
+    listed = datasets.rows_of(judged)
+    return TrainingSet(
+        listed,
+        collate=collate,
+        sample_rate=rate,
+        budget=budget(training, world, float(listed.seconds.mean()) if len(listed) else 1.0),
+        seed=training.seed,
+        window=data.bucket_window,
+        weights=datasets.weights(data, judged),
+        augment=augment,
+    )
+
+
+def _report_window(event: Callable[..., Any], dataset: str, rejections: Sequence[Rejection], rows: int) -> None:
+    event(
+        "rejected",
+        dataset=f"{dataset} (a window)",
+        rows=rows,
+        count_by_reason=count_by_reason(rejections),
+        listed=[[r.id, r.reason, r.detail] for r in rejections[:100]],
+    )
+
+
+def _refuse_masks_of_waveforms(augment: Augment, assembly: Assembly) -> None:
+    if augment.config.spec_augment and assembly.task.frontend.n_mels == 1:
+        raise ConfigError("data.augment.spec_augment: masks bands of a spectrum, and this encoder takes the waveform; "
+                          "set it to null, or augment the audio (speeds, noise, gain_db)")

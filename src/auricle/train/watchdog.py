@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from auricle.core.errors import Preempted
+from auricle.data import outages
 
 MEDIANS = 10.0
 STEPS_KEPT = 101
@@ -57,7 +58,10 @@ class Watchdog:
         while not self._closing.wait(CHECK_SECONDS):
             silent = 0.0 if self._last is None else time.monotonic() - self._last
             if silent > self.limit_seconds:
-                self._end(silent)
+                if outages.current():  # data will come when a server answers again
+                    self.beat()
+                else:
+                    self._end(silent)
 
     def _end(self, silent: float) -> None:
         with self._stacks.open("w", encoding="utf-8") as stream:

@@ -20,7 +20,7 @@ from tests.utterances import WORDS, utterance, words
 def example():
     """What tests/contracts/test_tasks.py works with: (task, model)."""
     torch.manual_seed(0)
-    tokenizer = tokenizer_for(Config(), WORDS)
+    tokenizer = tokenizer_for(Config(), tiny(), WORDS)
     model = build_model(tiny(), tokenizer.size)
     return build(Config(), model, tokenizer), model
 
@@ -178,12 +178,13 @@ def test_an_unknown_decoder_is_told_with_the_known_ones():
 
 
 def test_the_tokenizer_is_trained_on_normalised_transcripts():
-    assert tokenizer_for(Config(), ["Ab, C!"]).alphabet == " abc"
-    assert tokenizer_for(Config(normalizer="none"), ["Ab, C!"]).alphabet == " !,ACb"
-    pieces = tokenizer_for(Config(tokenizer=TokenizerConfig(kind="sentencepiece", vocabulary_size=12)), ["Ab, C!"] * 3)
+    assert tokenizer_for(Config(), tiny(), ["Ab, C!"]).alphabet == " abc"
+    assert tokenizer_for(Config(normalizer="none"), tiny(), ["Ab, C!"]).alphabet == " !,ACb"
+    twelve = Config(tokenizer=TokenizerConfig(kind="sentencepiece", vocabulary_size=12))
+    pieces = tokenizer_for(twelve, tiny(), ["Ab, C!"] * 3)
     assert pieces.unknown("ab c") == ""
     with pytest.raises(ConfigError, match="no normaliser"):
-        tokenizer_for(Config(normalizer="bassic"), ["a"])
+        tokenizer_for(Config(normalizer="bassic"), tiny(), ["a"])
 
 
 def test_what_a_worker_gets_has_no_weights_in_it():

@@ -4,7 +4,8 @@
     encoder.layers.0.norm   a module or a parameter inside it, by its path
     encoder.top(3)          the last three of the component's `layers`
 
-Where several names cover a parameter, the longest path wins; two of the same length are an error. Parameters go by
+Where several names cover a parameter, the longest path wins; two of the same length are an error. A component with
+`owns = True` (adapters inside another one's layers) keeps its parameters to itself. Parameters go by
 their canonical names: as in the bare model, whatever DDP, torch.compile or LoRA wrapped around it.
 """
 
@@ -75,8 +76,12 @@ def count(parameters: Iterable[Tensor]) -> int:
 
 def _paths(model: nn.Module) -> list[Named]:
     """Every parameter below its component's name: ("encoder.layers.0.norm.weight", …); a tied one under each."""
-    return [(f"{component}.{canonical(name)}", parameter) for component, module in model.components().items()
-            for name, parameter in module.named_parameters(remove_duplicate=False)]
+    components = model.components()
+    own = {component: {id(p) for p in module.parameters()} for component, module in components.items()
+           if getattr(module, "owns", False)}
+    return [(f"{component}.{canonical(name)}", parameter) for component, module in components.items()
+            for name, parameter in module.named_parameters(remove_duplicate=False)
+            if not any(id(parameter) in owned for owner, owned in own.items() if owner != component)]
 
 
 def _prefixes(model: nn.Module, name: str) -> list[str]:

@@ -28,6 +28,7 @@ from auricle.core.frame import Block, Frame
 from auricle.models.parts.weights import component_tensors, named_tensors, weight_files, weights_hash, write_tensors
 
 CONFIG, PARTS, PART_WEIGHTS = "config.json", "parts", "weights.safetensors"
+MODEL_TYPE = "auricle"
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+\.safetensors$")]
@@ -56,6 +57,8 @@ class FolderConfig(Frame):
     """What config.json holds."""
 
     format: Literal["auricle-2"] = "auricle-2"
+    model_type: Literal["auricle"] = MODEL_TYPE
+    """By which transformers finds the class (inference/auto.py)."""
     auricle: str
     model: dict[str, Any]
     task: dict[str, Any]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from auricle.core.errors import UsageError, nearest
+from auricle.core.frame import Block
 from auricle.core.text import normalizer
 from auricle.data.judge import Checks
 from auricle.data.tokenizers import Characters, Tokenizer, train_tokenizer
@@ -107,9 +108,11 @@ def build(config: Config, model: Model, tokenizer: Tokenizer) -> CtcTask:
     return CtcTask(config, model, tokenizer)
 
 
-def tokenizer_for(config: Config, texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer trained on normalised transcripts, or for the alphabet that is given."""
+def tokenizer_for(config: Config, model_config: Block, texts: Iterable[str]) -> Tokenizer:
+    """A tokenizer for the alphabet that is given or that the model's CTC head has, or one trained on the transcripts,
+    normalised."""
     normalize = normalizer(config.normalizer)
-    if config.tokenizer.alphabet is not None:
-        return Characters(config.tokenizer.alphabet)
+    alphabet = getattr(model_config, "ctc_alphabet", None) or config.tokenizer.alphabet
+    if alphabet is not None:
+        return Characters(alphabet)
     return train_tokenizer(config.tokenizer.kind, map(normalize, texts), config.tokenizer.vocabulary_size)

@@ -9,10 +9,10 @@ A model folder needs nothing else than the frozen parts that it names, if it nam
 """
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -21,7 +21,16 @@ from auricle.core.errors import ConfigError, ModelError
 from auricle.core.folder import find
 from auricle.core.frame import Block
 from auricle.data.tokenizers import Tokenizer, load_tokenizer
-from auricle.models.parts.folder import CONFIG, PART_WEIGHTS, Part, load_weights, read_config, save_model, write_static
+from auricle.models.parts.folder import (
+    CONFIG,
+    PART_WEIGHTS,
+    HubPart,
+    Part,
+    load_weights,
+    read_config,
+    save_model,
+    write_static,
+)
 from auricle.models.parts.weights import write_tensors
 from auricle.store import directory
 from auricle.tasks import Task
@@ -36,31 +45,43 @@ class Assembly:
     tokenizer: Tokenizer
     model_config: Block
     task_config: Block
+    vocabulary: int
+    """Labels that the model was built for: those of the experiment's task. A stage's own task may have others."""
+
+    def for_task(self, task_config: Block, tokenizer: Tokenizer) -> Self:
+        """The same model, which learns something else."""
+        task = find("tasks", task_config.kind, "task").build(task_config, self.model, tokenizer)
+        return replace(self, task=task, tokenizer=tokenizer, task_config=task_config)
 
     def save(self, folder: Path, parts: Mapping[str, Part] | None = None) -> None:
         """Writes a complete model folder, which names the components of `parts` and holds the others."""
-        save_model(folder, self.model, parts=parts, **self._description())
+        save_model(folder, self.model, parts=parts, **self._description(parts or {}))
         self.tokenizer.save(folder)
 
     def write_static(self, folder: Path, parts: Mapping[str, Part] | None = None) -> None:
         """Writes all of the model folder but the weights: what does not change while `parts` stay the same."""
-        write_static(folder, self.model, parts=parts, **self._description())
+        write_static(folder, self.model, parts=parts, **self._description(parts or {}))
         self.tokenizer.save(folder)
 
-    def _description(self) -> dict[str, Any]:
-        return {"model_config": self.model_config, "task_config": self.task_config, "vocabulary": self.tokenizer.size}
+    def _description(self, parts: Mapping[str, Part]) -> dict[str, Any]:
+        """A model that was built from pretrained parts says what it takes to build it without those that are stored."""
+        hub = {component for component, part in parts.items() if isinstance(part, HubPart)}
+        config = self.model.saved_config(hub) if hasattr(self.model, "saved_config") else self.model_config
+        return {"model_config": config, "task_config": self.task_config, "vocabulary": self.vocabulary}
 
 
-def assemble(model_config: Block, task_config: Block, tokenizer: Tokenizer) -> Assembly:
-    """Builds the model for the tokenizer's vocabulary, with fresh weights."""
-    model = find("models", model_config.kind, "model").build(model_config, tokenizer.size)
+def assemble(model_config: Block, task_config: Block, tokenizer: Tokenizer, vocabulary: int | None = None) -> Assembly:
+    """Builds the model for a vocabulary, that of the tokenizer unless another is given, with fresh weights."""
+    vocabulary = tokenizer.size if vocabulary is None else vocabulary
+    model = find("models", model_config.kind, "model").build(model_config, vocabulary)
     task = find("tasks", task_config.kind, "task").build(task_config, model, tokenizer)
-    return Assembly(model=model, task=task, tokenizer=tokenizer, model_config=model_config, task_config=task_config)
+    return Assembly(model=model, task=task, tokenizer=tokenizer, model_config=model_config, task_config=task_config,
+                    vocabulary=vocabulary)
 
 
-def tokenizer_for(task_config: Block, texts: list[str]) -> Tokenizer:
-    """A tokenizer for these training transcripts, as the task's block asks for it."""
-    return find("tasks", task_config.kind, "task").tokenizer_for(task_config, texts)
+def tokenizer_for(task_config: Block, model_config: Block, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer that the task's block asks for: the model's own, or one for these training transcripts."""
+    return find("tasks", task_config.kind, "task").tokenizer_for(task_config, model_config, texts)
 
 
 def load(folder: Path) -> Assembly:
@@ -71,7 +92,7 @@ def load(folder: Path) -> Assembly:
         task_config = decode_block("tasks", saved.task, str(folder / CONFIG), ("task",))
     except ConfigError as error:
         raise ModelError(f"{error}; was it written by another version of Auricle ({saved.auricle})?") from None
-    assembly = assemble(model_config, task_config, load_tokenizer(folder))
+    assembly = assemble(model_config, task_config, load_tokenizer(folder), saved.vocabulary)
     load_weights(assembly.model, folder)
     assembly.model.eval()
     return assembly
