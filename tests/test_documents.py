@@ -17,6 +17,14 @@ EXPERIMENT = """# @package _global_
 # A tiny stand-in for the quickstart.
 training: {run_name: quickstart}
 """
+JOURNEY = """# @package _global_
+# A tiny stand-in for the journey.
+defaults:
+  - /model: whisper_turbo_tiny
+  - /data: default
+  - /training: default
+training: {run_name: tiny_journey, trainable: [projector]}
+"""
 DEFAULTS = {
     "model": "kind: conformer\nwidth: 16\nlayers: 1\nheads: 2\nsubsampling_channels: 4\n",
     "data": """datasets:
@@ -60,6 +68,7 @@ def test_every_documented_command_runs(tmp_path):
         path.write_text(text)
     (tmp_path / "configs" / "hydra" / "experiments").mkdir()
     (tmp_path / "configs" / "hydra" / "experiments" / "quickstart.yaml").write_text(EXPERIMENT)
+    (tmp_path / "configs" / "hydra" / "experiments" / "tiny_journey.yaml").write_text(JOURNEY)
     for number in range(12):
         write_audio(tmp_path / "recordings" / f"{number}.wav", seconds=0.5 + 0.1 * number)
         (tmp_path / "recordings" / f"{number}.txt").write_text("a word")
