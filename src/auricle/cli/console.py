@@ -12,6 +12,9 @@ from typing import Any
 from auricle.core.errors import AuricleError
 from auricle.core.events import Event
 
+LONG_AUDIO = 60.0
+"""Seconds of audio from which on transcribing shows a bar."""
+
 
 def show_error(error: AuricleError) -> None:
     """One `error: …` line on stderr for each line of the message."""
@@ -56,6 +59,41 @@ def preparing() -> Iterator[Callable[[int, int, float], None]]:
         yield report
     finally:
         if bar is not None:
+            bar.stop()
+
+
+@contextlib.contextmanager
+def transcribing(seconds: float) -> Iterator[tuple[Callable[[float], None], Callable[[str], None]]]:
+    """Gives `report(seconds of audio done)` and `show(line)`, for so much audio in all.
+
+    With more than a minute of it, a terminal's stderr has a bar with the time left; lines go to stdout, clear of it.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    bar = Progress(TextColumn("Transcribing"), BarColumn(), TextColumn("{task.fields[done]:.1f} of"),
+                   TextColumn(f"{seconds / 60:.1f} min of audio"), TimeRemainingColumn(), console=console,
+                   transient=True, redirect_stdout=False, redirect_stderr=False, speed_estimate_period=600)
+    bar.add_task("", total=seconds, done=0.0)
+    drawn = console.is_terminal and seconds > LONG_AUDIO
+
+    def report(done: float) -> None:
+        bar.update(bar.task_ids[0], completed=done, done=done / 60)
+
+    def show(line: str) -> None:
+        if drawn:
+            bar.stop()
+        print(line, flush=True)
+        if drawn:
+            bar.start()
+
+    if drawn:
+        bar.start()
+    try:
+        yield report, show
+    finally:
+        if drawn:
             bar.stop()
 
 

@@ -15,8 +15,9 @@ import auricle
 from auricle.cli.console import first_sentence, show_error
 from auricle.core.errors import AuricleError
 
-VERBS = {"train": "train", "eval": "evaluate", "transcribe": "transcribe", "data": "data", "plot": "plot",
-         "report": "report", "runs": "runs", "mirror": "mirror", "list": "list", "experiments": "experiments"}
+VERBS = {"train": "train", "eval": "evaluate", "transcribe": "transcribe", "demo": "demo", "data": "data",
+         "plot": "plot", "report": "report", "runs": "runs", "mirror": "mirror", "list": "list",
+         "experiments": "experiments"}
 """Verb → its file, in the order of the help page."""
 
 INTERRUPTED = 130
