@@ -105,6 +105,7 @@ def test_a_cap_draws_row_groups_by_the_seed_and_keeps_their_order(tmp_path):
     assert len({str(found) for found in drawn}) > 3
     assert pieces(config, "train", 5, seed=3) == pieces(config, "train", 5, seed=3)
     assert pieces(config, "train", 1000) == pieces(config, "train")
+    assert pieces(config.model_copy(update={"max_samples": {"train": 5}}), "train") == pieces(config, "train", 5)
 
 
 @pytest.mark.parametrize(("changed", "sentence"), [

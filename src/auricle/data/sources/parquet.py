@@ -77,7 +77,7 @@ class Piece:
 
 def candidates(config: Config) -> Iterator[Candidate]:
     for split in config.splits:
-        chosen = pieces(config, split, config.max_samples.get(split))
+        chosen = pieces(config, split)
         for start in range(0, len(chosen), CONNECTIONS):
             some = chosen[start : start + CONNECTIONS]
             for piece, rows in zip(some, at_once(lambda piece: rows_of(config, piece), some), strict=True):
@@ -92,13 +92,14 @@ def _candidates(config: Config, split: str, piece: Piece, rows: "PieceRows") -> 
 
 
 def pieces(config: Config, split: str, most: int | None = None, seed: int = 0) -> list[Piece]:
-    """The row groups of a split, in the order of its files; with `most` as many, drawn by the seed, as hold so many
-    rows. Raises DataError: a split, file or column that does not exist."""
+    """The row groups of a split, in the order of its files; with `most` (or `max_samples` for the split) as many, drawn
+    by the seed, as hold so many rows. Raises DataError: a split, file or column that does not exist."""
     files = list(dict.fromkeys(file for some in at_once(listed, config.files_of(split)) for file in some))
     found = [piece for file, name, footer in zip(files, _names(files), footers(files), strict=True)
              for piece in _pieces(config, file, name, footer)]
     if not found:
         raise DataError(f"parquet: split '{split}' has no row in its {len(files)} files; expected at least one")
+    most = config.max_samples.get(split) if most is None else most
     return found if most is None else _capped(found, most, seed)
 
 
