@@ -67,6 +67,17 @@ def test_a_target_that_fails_is_one_line_and_exit_code_6(run, tmp_path):
     assert (row["tries"], row["pending"]) == (1, ["step-000000300", "step-000000200"])
 
 
+def test_the_hub_gets_the_model_with_a_card_of_the_run(tmp_path, monkeypatch):
+    run, there = make_run(tmp_path / "run", training={"hub_model_id": "me/speech"}), {}
+    add_checkpoint(run, 100, best=True)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda hub, *given, **named: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder",
+                        lambda hub, folder_path, **named: there.update(contents(folder_path)))
+    assert typed("push", run).exit_code == 0
+    assert there.keys() == {"README.md", "config.json", "ctc_head.safetensors"}
+    assert b"auricle transcribe me/speech recording.wav" in there["README.md"]
+
+
 def test_what_cannot_be_meant_is_said_in_a_sentence(tmp_path):
     run = make_run(tmp_path / "bare")
     assert "no mirror target is configured" in typed("push", run).stderr

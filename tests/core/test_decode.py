@@ -155,7 +155,7 @@ def test_a_typo_at_any_level_is_told_with_the_nearest_name(changes, sentence):
     ({"stages": {"warm": {"max_steps": -1}}}, "<stages.warm.max_steps>: stages.warm.max_steps is -1; expected a value"),
     ({"stages": {"warm": {"max_steps": None}}}, "<stages.warm>: stages.warm: no end: give max_steps"),
     ({"evaluation": {"normalizer": "basc"}},
-     "<evaluation.normalizer>: evaluation.normalizer is \"basc\"; no such normaliser; did you mean 'basic'?"),
+     "<evaluation.normalizer>: evaluation.normalizer is \"basc\"; no such normaliser 'basc'; did you mean 'basic'?"),
     ({"model__layers": "x"}, '<model.layers>: model.layers is "x"; expected a whole number'),
 ])
 def test_a_wrong_value_is_told_with_what_was_expected(changes, sentence):

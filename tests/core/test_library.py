@@ -19,7 +19,8 @@ def test_options_of_both_folders_are_known_those_in_folders_below_with_their_pat
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     library = Library(tmp_path)
-    assert library.options("model") == ["default", "mine"]
+    assert {"default", "mine"} <= set(library.options("model"))
+    assert library.options("model") == sorted(library.options("model"))
     assert "hebrew/small" in library.options("data")
     assert {"model", "data", "data/hebrew", EXPERIMENTS} <= library.groups()
     assert library.find("model", "mine", "here") == tmp_path / "model/mine.yaml"

@@ -1,6 +1,7 @@
 """Normalisers: forgive what they say they forgive, glue no words, and change nothing when applied twice."""
 
 import csv
+import pickle
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from auricle.core.errors import ConfigError
-from auricle.core.text import NORMALIZERS, basic, hebrew, normalizer
+from auricle.core.text import NORMALIZERS, basic, hebrew, normalizer, unknown_part
 from tests.paths import DATA, HAVE_DATA
 
 MAQAF, PASEQ, SOF_PASUQ = "\u05be", "\u05c0", "\u05c3"
@@ -61,7 +62,7 @@ def test_basic_keeps_words_in_lower_case(text, expected):
     assert basic(text) == expected
 
 
-@pytest.mark.parametrize("name", ["none", "basic", "hebrew"])
+@pytest.mark.parametrize("name", ["none", "basic", "hebrew", "corpus"])
 @given(text=st.text() | st.text("aŉİ'’´\u0301\u05b8\u05beאשׁﬡ\u200d\u200b\u200f\ufe0f\"־ .½"))
 @example(text="ŉ's")
 @example(text="e\u200d\u0301")
@@ -113,7 +114,7 @@ def test_whisper_english_gives_what_openai_published():
 
 def test_name_and_version_stand_beside_the_rules():
     assert [normalizer(name).name for name in NORMALIZERS] == list(NORMALIZERS)
-    assert set(NORMALIZERS) == {"none", "basic", "whisper_english", "hebrew"}
+    assert set(NORMALIZERS) == {"none", "basic", "whisper_english", "hebrew", "corpus"}
     assert normalizer("basic").version == "1"
     assert normalizer("whisper_english").version == f"whisper-normalizer {version('whisper-normalizer')}"
 
@@ -121,6 +122,33 @@ def test_name_and_version_stand_beside_the_rules():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(ConfigError, match="no normaliser 'basics'; did you mean 'basic'"):
         normalizer("basics")
+
+
+@pytest.mark.parametrize(("name", "unknown"), [
+    ("basic", None), ("corpus+whisper_english", None), ("corpus + basic", None),
+    ("corpus+baisc+x", "baisc"), ("corpus+", ""), ("", ""),
+])
+def test_the_first_part_that_is_no_normaliser_is_named(name, unknown):
+    assert unknown_part(name) == unknown
+    if unknown is not None:
+        with pytest.raises(ConfigError, match=f"no normaliser '{unknown}'; .*Known: basic, corpus, "):
+            normalizer(name)
+
+
+@given(text=st.text() | st.text("Aa<COMMA>׃אˊָ ,'."))
+def test_joined_by_plus_the_rules_apply_from_left_to_right(text):
+    assert normalizer("corpus+hebrew")(text) == normalizer("hebrew")(normalizer("corpus")(text))
+
+
+def test_joined_rules_have_joined_names_and_versions_and_reach_worker_processes():
+    joined = normalizer("corpus + basic")
+    assert (joined.name, joined.version) == ("corpus+basic", "1+1")
+    assert pickle.loads(pickle.dumps(joined))("HELLO <COMMA> UM") == "hello"
+
+
+def test_a_marker_is_no_word_when_a_scoring_normaliser_follows():
+    compared = normalizer("corpus+whisper_english")
+    assert compared("UM <COMMA> TWO HUNDRED <PERIOD>") == compared("two hundred") == "200"
 
 
 def test_importing_the_rules_needs_neither_torch_nor_whisper():

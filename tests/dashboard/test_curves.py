@@ -5,7 +5,7 @@ import json
 import pytest
 
 from auricle.core.errors import RunFolderError
-from auricle.core.events import read
+from auricle.core.events import EventLog, read
 from auricle.dashboard.curves import distinct_names, read_curves
 from auricle.dashboard.trainer_state import trainer_state
 from tests.runs import resume_run, write_run
@@ -32,14 +32,22 @@ def test_a_run_folder_has_loss_rate_and_word_error_rate(tmp_path):
 
 def test_rows_that_a_resume_took_back_are_not_drawn(tmp_path):
     folder = write_run(tmp_path / "run", steps=450, end="interrupted")
+    log = EventLog(folder / "events.jsonl", run="run")
+    log.write("onset", stage="main", step=225, began=200, loss_before=2.5, loss_after=0.5)
+    log.close()
     resume_run(folder, at=200, steps=50)
     curves = read_curves(folder)
     assert max(curves.loss) == 250
     assert list(curves.wer[""]) == [200]
+    assert curves.onsets == ()
 
 
 def test_our_trainer_state_gives_the_curves_of_its_run(tmp_path):
     folder = write_run(tmp_path / "run")
+    log = EventLog(folder / "events.jsonl", run="run")
+    log.write("onset", stage="main", step=325, began=300, loss_before=2.5, loss_after=0.5)
+    log.close()
+    assert read_curves(folder).onsets == (300,)
     state = tmp_path / "copy" / "run" / "trainer_state.json"
     state.parent.mkdir(parents=True)
     state.write_text(json.dumps(trainer_state(read(folder / "events.jsonl"))))

@@ -1,6 +1,7 @@
 """Pictures of curves: what is drawn, and that it can be."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 from matplotlib.figure import Figure
@@ -38,6 +39,15 @@ def test_the_legend_names_each_run_even_with_an_underscore_and_dollars():
     names = [text.get_text() for text in drawn(panels([LONG, SHORT])[0]).get_legend().get_texts()]
     assert [name.strip("\u200a").replace("\\", "") for name in names] == [
         "long, training", "_odd $name$, training", "_odd $name$, dev, evaluation"]
+
+
+def test_an_onset_is_a_vertical_line_with_its_step_and_of_several_runs_with_its_name():
+    clicked = replace(LONG, name="$x", onsets=(1500,))
+    mark = drawn(panels([clicked])[0]).get_lines()[-1]
+    assert (list(mark.get_xdata()), mark.get_label()) == ([1500, 1500], "alignment onset, step 1,500")
+    mark = drawn(panels([SHORT, clicked])[0]).get_lines()[-1]
+    assert mark.get_label() == r"\$x, alignment onset, step 1,500"
+    assert mark.get_color() == drawn(panels([SHORT, clicked])[0]).get_lines()[-2].get_color()
 
 
 def test_a_wide_loss_is_logarithmic_and_a_narrow_one_is_not():

@@ -100,6 +100,17 @@ def test_text_of_users_stays_text(tmp_path):
     assert "drop the <silver> key & run" in page.words
 
 
+def test_an_alignment_onset_is_a_fact_and_a_mark_in_the_curves(tmp_path):
+    folder = write_run(tmp_path / "run")
+    assert "lignment onset" not in page_of(folder).words
+    log = EventLog(folder / "events.jsonl", run="run")
+    log.write("onset", stage="main", step=325, began=300, loss_before=2.54, loss_after=0.5)
+    log.close()
+    words = page_of(folder).words
+    assert "Alignment onset step 300 loss 2.54 → 0.50" in words
+    assert words.count("alignment onset, step 300") == 2
+
+
 def test_a_run_without_an_evaluation_says_so(tmp_path):
     page = page_of(write_run(tmp_path / "run", steps=50, end=None, evaluate=False))
     assert "No evaluation yet. Step 50, training loss" in page.words

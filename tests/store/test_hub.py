@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from auricle.core.errors import ConfigError
 from auricle.store import hub
-from auricle.store.hub import HubCopy
+from auricle.store.hub import HubCopy, refuse_without_token
 from auricle.store.targets import MirrorError
 from tests.mirrored import add_checkpoint, make_run
 
@@ -29,6 +30,9 @@ class FakeHub(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.server.refusals:
             self.reply(self.server.refusals.pop(0), {"error": "not now"})
+        elif self.path.endswith("/validate-yaml"):
+            errors = [{"message": "no such language"}] if "bad: head" in json.loads(body)["content"] else []
+            self.reply(400 if errors else 200, {"errors": errors, "warnings": []})
         elif "/preupload/" in self.path:
             self.reply(200, {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
                                        for file in json.loads(body)["files"]]})
@@ -81,15 +85,20 @@ def run(tmp_path):
     return run
 
 
-def copy(run, said=None):
-    return HubCopy(run, "me/speech", report=(said if said is not None else []).append)
+def card(run_folder, checkpoint, repository):
+    return f"# {repository}, {checkpoint.name} of {run_folder.name}\n"
+
+
+def copy(run, said=None, card=card):
+    return HubCopy(run, "me/speech", card=card, report=(said if said is not None else []).append)
 
 
 def test_the_model_arrives_whole_in_one_commit_without_the_state_of_training(server, run):
     add_checkpoint(run, 200)
     copy(run).push(ended=False)
     part = next((run / "checkpoints/parts").iterdir()).name
-    assert set(server.files) == {"config.json", "ctc_head.safetensors", f"parts/{part}/weights.safetensors"}
+    assert set(server.files) == {
+        "README.md", "config.json", "ctc_head.safetensors", f"parts/{part}/weights.safetensors"}
     best = run / "checkpoints/step-000000100"
     assert server.files["ctc_head.safetensors"] == (best / "ctc_head.safetensors").read_bytes()
     assert server.commits == 1
@@ -103,7 +112,8 @@ def test_it_commits_again_when_the_best_changes_and_only_then(server, run):
     add_checkpoint(run, 200, best=True)
     copy(run).push(ended=True)
     assert server.commits == 2
-    assert set(server.files) == {"config.json", "ctc_head.safetensors"}
+    assert set(server.files) == {"README.md", "config.json", "ctc_head.safetensors"}
+    assert server.files["README.md"] == b"# me/speech, step-000000200 of run\n"
     record = json.loads((run / "mirrors/hub.json").read_text())
     assert (record["checkpoint"], record["error"]) == ("step-000000200", None)
 
@@ -140,3 +150,51 @@ def test_what_is_refused_is_reported_once_and_tried_again_slowly(server, run, co
     assert "hf auth login" in record["error"]
     assert record["tries"] == 2
     assert len(said) == 1
+
+
+def broken_card(run_folder, checkpoint, repository):
+    raise KeyError("no such fact")
+
+
+def refused_card(run_folder, checkpoint, repository):
+    return "---\nbad: head\n---\n"
+
+
+@pytest.mark.parametrize(("card", "why"), [
+    (broken_card, "KeyError: 'no such fact'"), (refused_card, "Invalid metadata in README.md. - no such language"),
+])
+def test_a_model_whose_card_fails_arrives_without_it_and_that_is_on_record(server, run, card, why):
+    said = []
+    copy(run, said, card).push(ended=False)
+    assert "ctc_head.safetensors" in server.files
+    assert "README.md" not in server.files
+    record = json.loads((run / "mirrors/hub.json").read_text())
+    assert record["error"] == f"hub repository 'me/speech': the model is there without its card ({why}); " \
+                              "please report this"
+    assert (record["checkpoint"], record["tries"]) == ("step-000000100", 0)
+    assert said[-1] == record["error"]
+    copy(run, said, card).push(ended=False)
+    assert server.commits == 1
+
+
+def test_a_hub_that_refuses_the_upload_is_not_taken_for_one_that_refuses_the_card(server, run, monkeypatch):
+    tried = []
+
+    def refuse(*given, **named):
+        tried.append(named)
+        if len(tried) == 1:
+            raise ValueError("another mistake")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", refuse)
+    with pytest.raises(MirrorError, match="another mistake"):
+        copy(run).push(ended=False)
+    assert len(tried) == 1
+
+
+def test_without_a_token_training_is_refused_before_it_begins(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    refuse_without_token("me/speech")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="hub_model_id is 'me/speech', but there is no token for the hub; set "):
+        refuse_without_token("me/speech")

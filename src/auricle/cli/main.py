@@ -5,6 +5,7 @@ Its file is imported when it is run; for the help page its docstring is read, so
 """
 
 import importlib
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,8 @@ VERBS = {"train": "train", "eval": "evaluate", "transcribe": "transcribe", "demo
 """Verb → its file, in the order of the help page."""
 
 INTERRUPTED = 130
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+"""What concerns a user of ours, we say ourselves."""
 
 
 class Verbs(TyperGroup):

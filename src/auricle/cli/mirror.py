@@ -26,7 +26,6 @@ def push(
         bool, typer.Option("--follow", help="Go on until the run has ended and all is there, failing or not.")] = False,
 ) -> None:
     """Bring the run's mirrors up to date: checkpoints, verified there, then logs and evaluations."""
-    from auricle.store.hub import HubCopy
     from auricle.store.mirror import Mirror
     from auricle.store.mirror_pusher import push_once
 
@@ -46,13 +45,12 @@ def push(
         push_once(mirror)
         print(f"{run}: up to date at {mirror.shown}")
     if repository:
-        HubCopy(run, repository, report=_say).push(ended=True)
+        _hub_copy(run, repository).push(ended=True)
 
 
 def _follow(run: Path, mirrors: list, repository: str | None) -> None:
     import os
 
-    from auricle.store.hub import HubCopy
     from auricle.store.mirror_pusher import NICE, push_forever
     from auricle.train.run_lock import is_locked
 
@@ -60,8 +58,15 @@ def _follow(run: Path, mirrors: list, repository: str | None) -> None:
         return is_locked(run)
 
     os.nice(NICE)
-    also = [lambda: HubCopy(run, repository, report=_say).follow(is_running)] if repository else []
+    also = [lambda: _hub_copy(run, repository).follow(is_running)] if repository else []
     push_forever(mirrors, is_running, also)
+
+
+def _hub_copy(run: Path, repository: str) -> Any:
+    from auricle.dashboard.card import card
+    from auricle.store.hub import HubCopy
+
+    return HubCopy(run, repository, card=card, report=_say)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from auricle.core.errors import nearest
 from auricle.core.extents import Extent, Unit
 from auricle.core.frame import Block, Frame
-from auricle.core.text import NORMALIZERS
+from auricle.core.text import NORMALIZERS, unknown_part
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -236,8 +236,8 @@ class EvaluationConfig(Frame):
     @field_validator("normalizer")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in NORMALIZERS:
-            raise ValueError(f"no such normaliser; {nearest(name, NORMALIZERS)}")
+        if (part := unknown_part(name)) is not None:
+            raise ValueError(f"no such normaliser '{part}'; {nearest(part, NORMALIZERS)}")
         return name
 
 

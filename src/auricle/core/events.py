@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HEADER = ("time", "kind", "run", "rank", "segment", "stage", "step")
-SUPERSEDED_BY_RESUME = ("train", "eval", "save", "stage", "bad_step")
+SUPERSEDED_BY_RESUME = ("train", "eval", "save", "stage", "bad_step", "onset")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,10 @@ changes whenever a text could come out differently.
     basic             words of letters, marks and digits, in lower case; for any language that parts words by spaces
     hebrew            basic without niqqud, cantillation, geresh and gershayim
     whisper_english   OpenAI's English rules (Radford et al. 2022, appendix C): numbers, contractions, US spelling
+    corpus            what corpora write into transcripts becomes punctuation or goes (core/labels.py)
 
-All but `whisper_english` are idempotent.
+All but `whisper_english` are idempotent. Joined by `+` they apply from left to right (`corpus+whisper_english`); what
+is joined need not be idempotent.
 """
 
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from unicodedata import normalize
 import regex
 
 from auricle.core.errors import ConfigError, nearest
+from auricle.core.labels import corpus
 
 _INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
 """Bidi controls, joiners, soft hyphen, variation selectors."""
@@ -84,15 +87,40 @@ def _whisper_english() -> Normalizer:
     return Normalizer("whisper_english", f"{package} {version(package)}", EnglishTextNormalizer())
 
 
+@dataclass(frozen=True)
+class _Chain:
+    """Rules one after the other; a class, because loader workers are sent it."""
+
+    parts: tuple[Normalizer, ...]
+
+    def __call__(self, text: str) -> str:
+        for part in self.parts:
+            text = part(text)
+        return text
+
+
 _OWN = {one.name: one for one in (Normalizer("none", "1", str), Normalizer("basic", "1", basic),
-                                  Normalizer("hebrew", "1", hebrew))}
+                                  Normalizer("hebrew", "1", hebrew), Normalizer("corpus", "1", corpus))}
 NORMALIZERS = (*_OWN, "whisper_english")
 
 
+def unknown_part(name: str) -> str | None:
+    """The first part of a name, as `corpus+basic`, that is no normaliser; None where all are. Loads none of them."""
+    return next((part for part in _parts(name) if part not in NORMALIZERS), None)
+
+
 def normalizer(name: str) -> Normalizer:
-    """The normaliser of that name. Raises ConfigError with the nearest one."""
-    if name == "whisper_english":
-        return _whisper_english()
-    if name not in _OWN:
-        raise ConfigError(f"no normaliser '{name}'; {nearest(name, NORMALIZERS)}")
-    return _OWN[name]
+    """The normaliser of that name, or of several names joined by `+`, whose versions are then joined, too.
+
+    Raises ConfigError with the nearest name.
+    """
+    if (unknown := unknown_part(name)) is not None:
+        raise ConfigError(f"no normaliser '{unknown}'; {nearest(unknown, NORMALIZERS)}")
+    parts = tuple(_whisper_english() if part == "whisper_english" else _OWN[part] for part in _parts(name))
+    if len(parts) == 1:
+        return parts[0]
+    return Normalizer("+".join(part.name for part in parts), "+".join(part.version for part in parts), _Chain(parts))
+
+
+def _parts(name: str) -> list[str]:
+    return [part.strip() for part in name.split("+")]

@@ -29,6 +29,8 @@ class Curves:
     learning_rate: Points = field(default_factory=dict)
     eval_loss: Mapping[str, Points] = field(default_factory=dict)
     wer: Mapping[str, Points] = field(default_factory=dict)
+    onsets: tuple[int, ...] = ()
+    """Steps at which the loss of a speech LLM began to fall ("it clicks")."""
 
     def __bool__(self) -> bool:
         return bool(self.loss or self.learning_rate or self.eval_loss or self.wer)
@@ -53,6 +55,7 @@ def from_history(name: str, history: Iterable[Mapping[str, Any]]) -> Curves:
     loss: dict[int, float] = {}
     learning_rate: dict[int, float] = {}
     evaluated: dict[str, dict[str, dict[int, float]]] = {"loss": {}, "wer": {}}
+    onsets: list[int] = []
     for row in history:
         step = row.get("step")
         if not isinstance(step, int):
@@ -64,9 +67,11 @@ def from_history(name: str, history: Iterable[Mapping[str, Any]]) -> Curves:
                 loss[step] = plain
             elif key == "learning_rate":
                 learning_rate[step] = plain
+            elif key == "onset_began":
+                onsets.append(int(plain))
             elif match := EVAL_KEY.fullmatch(key):
                 evaluated[match["what"]].setdefault(match["dataset"] or "", {})[step] = plain
-    return Curves(name, loss, learning_rate, evaluated["loss"], evaluated["wer"])
+    return Curves(name, loss, learning_rate, evaluated["loss"], evaluated["wer"], tuple(onsets))
 
 
 def _read_trainer_state(path: Path) -> Curves:

@@ -66,12 +66,13 @@ def training_facts(summary: RunSummary, events: Sequence[Event], held: Sequence[
     """Time, speed and cost of the training. Shares and speeds are medians over the logged rows."""
     saves = [seconds for event in events if event.kind == "save"
              if (seconds := number(event.values.get("seconds"))) is not None]
-    heard = last_value(held, "train", "audio_hours")
+    heard = {event.stage: hours for event in held if event.kind == "train"
+             if (hours := number(event.values.get("audio_hours"))) is not None}  # a stage counts its own
     facts = [
         Fact("Steps", _of(summary.step, summary.total_steps), f"{_last(held, 'train', 'epoch')} epochs"),
         Fact("Loss", decimal(summary.loss, 4), "last logged row"),
         Fact("Wall time", duration(summary.wall_seconds), _starts(events)),
-        Fact("Audio heard", decimal(heard, 2, "hours")),
+        Fact("Audio heard", decimal(sum(heard.values()) if heard else None, 2, "hours")),
         Fact("Speed", decimal(_median(held, "audio_hours_per_hour"), 0, "hours of audio per hour")),
         Fact("Padding", decimal(_median(held, "padding_percent"), 2, "% of frames")),
         Fact("Waiting for data", decimal(_median(held, "data_wait_percent"), 1, "% of the time")),
@@ -82,6 +83,7 @@ def training_facts(summary: RunSummary, events: Sequence[Event], held: Sequence[
         Fact("Cost", "$" + decimal(summary.cost, 2) if summary.cost is not None else UNKNOWN,
              "" if summary.cost is not None else "no training.price_per_hour given"),
     ]
+    facts[2:2] = [_onset(event) for event in held if event.kind == "onset"]
     if summary.state == "running":
         facts.insert(3, Fact("Still to go", duration(last_value(held, "train", "eta_seconds")), "estimate"))
     return facts
@@ -132,6 +134,11 @@ def rejected_rows(events: Sequence[Event]) -> list[tuple[str, str, str, int]]:
             for dataset, (_, reasons) in counted.items() for reason, rows in reasons.most_common()]
 
 
+def _onset(event: Event) -> Fact:
+    before, after = (decimal(event.values.get(name), 2) for name in ("loss_before", "loss_after"))
+    return Fact("Alignment onset", f"step {count(event.values.get('began'))}", f"loss {before} → {after}")
+
+
 def _starts(events: Sequence[Event]) -> str:
     resumes = [f"{event.step:,}" for event in events if event.kind == "resume"]
     if resumes:
@@ -154,4 +161,5 @@ def _series(events: Sequence[Event], kind: str, name: str) -> list[float]:
 
 
 def _median(held: Sequence[Event], name: str) -> float | None:
-    return median(_series(held, "train", name) or [float("nan")])
+    values = _series(held, "train", name)
+    return median(values) if values else None

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -39,6 +39,15 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A vertical line at a step."""
+
+    label: str
+    step: int
+    style: int
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """One chart. `scale` turns values of the curves into the unit of the label."""
 
@@ -47,12 +56,13 @@ class Panel:
     lines: Sequence[Line]
     scale: float = 1.0
     may_be_logarithmic: bool = True
+    marks: Sequence[Mark] = ()
 
 
 def panels(curves: Sequence[Curves]) -> list[Panel]:
     """The charts that these runs have data for."""
     several = len(curves) > 1
-    loss, wer, rate = [], [], []
+    loss, wer, rate, marks = [], [], [], []
     for index, run in enumerate(curves):
         window = max(5, len(run.loss) // 50) if len(run.loss) > MANY_ROWS else 1
         loss.append(Line(f"{run.name}, training", run.loss, index, window=window))
@@ -62,11 +72,12 @@ def panels(curves: Sequence[Curves]) -> list[Panel]:
             loss.append(Line(_label(run.name, dataset, "evaluation"), points, style, evaluated=True))
         for k, (dataset, points) in enumerate(run.wer.items()):
             wer.append(Line(_label(run.name, dataset), points, index + k, evaluated=True))
-    found = (Panel("Loss", "Loss", loss), Panel("Word error rate", "WER (%)", wer, scale=100.0),
+        name = run.name if several else ""
+        marks += [Mark(_label(name, f"alignment onset, step {step:,}"), step, index) for step in run.onsets]
+    found = (Panel("Loss", "Loss", loss, marks=marks), Panel("Word error rate", "WER (%)", wer, 100.0, marks=marks),
              Panel("Learning rate", "Learning rate", rate, may_be_logarithmic=False))
     drawn = ((panel, [line for line in panel.lines if line.points]) for panel in found)
-    return [Panel(panel.title, panel.label, lines, panel.scale, panel.may_be_logarithmic)
-            for panel, lines in drawn if lines]
+    return [replace(panel, lines=lines) for panel, lines in drawn if lines]
 
 
 def _label(*parts: str) -> str:
@@ -113,6 +124,8 @@ def draw(axes: Axes, panel: Panel, ink: str = "#222222") -> None:
     """Lines, scale, labels and legend of one chart."""
     for line in panel.lines:
         _draw_line(axes, line, panel.scale)
+    for mark in panel.marks:
+        axes.axvline(mark.step, color=_colour(mark.style), linestyle=":", linewidth=1.4, label=_legend(mark.label))
     _set_scale(axes, panel)
     averaged = any(line.window > 1 for line in panel.lines)
     axes.set_title(panel.title + ("  (bold: running mean)" if averaged else ""), loc="left", fontsize=11, color=ink)
@@ -131,16 +144,24 @@ def draw(axes: Axes, panel: Panel, ink: str = "#222222") -> None:
 def _draw_line(axes: Axes, line: Line, scale: float) -> None:
     steps = np.array(list(line.points))
     values = np.array([value * scale for value in line.points.values()])
-    colour, dashes = COLOURS[line.style % len(COLOURS)], DASHES[line.style // len(COLOURS) % len(DASHES)]
+    colour, dashes = _colour(line.style), DASHES[line.style // len(COLOURS) % len(DASHES)]
     if line.window > 1:
         axes.plot(steps, values, linewidth=0.7, alpha=0.4, color=colour)
         values = np.convolve(values, np.full(line.window, 1 / line.window), "valid")
         steps = steps[line.window // 2:][:len(values)]
     marker = "o" if line.evaluated or len(steps) == 1 else ""
-    # "$" would start a formula, and a leading "_" would keep the line out of the legend.
-    label = line.label.replace("$", r"\$")
     axes.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, markersize=4.5,
-              label=f"\u200a{label}" if label.startswith("_") else label)
+              label=_legend(line.label))
+
+
+def _colour(style: int) -> str:
+    return COLOURS[style % len(COLOURS)]
+
+
+def _legend(label: str) -> str:
+    """A "$" would start a formula, and a leading "_" would keep the line out of the legend."""
+    label = label.replace("$", r"\$")
+    return f"\u200a{label}" if label.startswith("_") else label
 
 
 def _set_scale(axes: Axes, panel: Panel) -> None:

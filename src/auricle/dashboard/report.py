@@ -19,7 +19,7 @@ from auricle.core.events import Event, current, read
 from auricle.dashboard import facts, plot
 from auricle.dashboard.curves import from_history
 from auricle.dashboard.numbers import count, percent
-from auricle.dashboard.runs import RunSummary, lead_evaluations, summarise
+from auricle.dashboard.runs import RunSummary, about, lead_evaluations, summarise
 from auricle.dashboard.trainer_state import log_history
 from auricle.dashboard.transcripts import Clips, Utterance, Words, differences, read_hypotheses, worst_and_best
 from auricle.metrics import Counts
@@ -82,12 +82,12 @@ def describe(run_folder: Path, events: Sequence[Event]) -> dict[str, Any]:
     headline = scores[0] if scores else None
     utterances = read_hypotheses(run_folder / headline.hypotheses) if headline and headline.hypotheses else []
     worst, best = _transcripts(run_folder, utterances)
-    about = _run_json(run_folder)
+    record = about(run_folder)
     started = next((event.values for event in reversed(events) if event.kind == "run"), {})
     return {
         "summary": summary,
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(summary.started)),
-        "experiment": about.get("experiment") or "",
+        "experiment": record.get("experiment") or "",
         "device": started.get("device"),
         "world": started.get("world"),
         "headline": headline,
@@ -102,11 +102,11 @@ def describe(run_folder: Path, events: Sequence[Event]) -> dict[str, Any]:
         "components": facts.component_rows(held),
         "rejected": facts.rejected_rows(events),
         "alarms": [str(event.values.get("message", "")) for event in events if event.kind == "alarm"],
-        "commands": commands(run_folder, summary, about, started.get("config") or {},
+        "commands": commands(run_folder, summary, record, started.get("config") or {},
                              saved=any(event.kind == "save" for event in held)),
         "config": _config_text(run_folder, started),
-        "versions": dict(started.get("versions") or about.get("versions") or {}),
-        "git": about.get("git"),
+        "versions": dict(started.get("versions") or record.get("versions") or {}),
+        "git": record.get("git"),
         "events": count(len(events)),
     }
 
@@ -145,7 +145,7 @@ def _bar(name: str, counts: Counts) -> tuple[str, str, float, str]:
     return name, percent(counts.rate), round(100 * min(1.0, counts.rate), 2), count(counts.reference)
 
 
-def commands(run_folder: Path, summary: RunSummary, about: Mapping[str, Any],
+def commands(run_folder: Path, summary: RunSummary, record: Mapping[str, Any],
              config: Mapping[str, Any], *, saved: bool) -> list[Command]:
     """What can be typed next, as it must be typed; `saved` where there is a checkpoint, so a model to use."""
     folder = shlex.quote(str(run_folder))
@@ -153,7 +153,7 @@ def commands(run_folder: Path, summary: RunSummary, about: Mapping[str, Any],
     if saved:
         found += [Command("Transcribe a recording", f"auricle transcribe {folder} RECORDING.wav"),
                   Command("Evaluate it on other data", f"auricle eval {folder} --data MANIFEST")]
-    typed = str(about.get("command") or "")
+    typed = str(record.get("command") or "")
     if typed and summary.state != "finished":
         found.append(Command("Go on where it stopped", typed))
     elif typed and (longer := _twice_as_long(typed, config)):
@@ -169,14 +169,6 @@ def _twice_as_long(command: str, config: Mapping[str, Any]) -> str:
         return ""
     kept = [word for word in shlex.split(command) if word.lstrip("+").partition("=")[0] not in ends]
     return shlex.join([*kept, *(f"{name}={amount}" for name, amount in ends.items())])
-
-
-def _run_json(run_folder: Path) -> dict[str, Any]:
-    try:
-        about = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) else {}
 
 
 def _config_text(run_folder: Path, started: Any) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from auricle.core.errors import UsageError
 from auricle.core.events import Event, current
@@ -106,6 +107,15 @@ def summarise(path: Path, events: Sequence[Event], now: float) -> RunSummary:
         started=events[0].time if events else None,
         message=str(ended.values.get("message") or "") if ended else "",
     )
+
+
+def about(run_folder: Path) -> dict[str, Any]:
+    """run.json; empty where it is none."""
+    try:
+        found = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _total_steps(events: Iterable[Event]) -> int | None:

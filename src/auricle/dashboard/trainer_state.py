@@ -64,7 +64,8 @@ def trainer_state(events: Iterable[Event]) -> dict[str, Any]:
 def log_history(held: Sequence[Event]) -> list[dict[str, Any]]:
     """Rows `{"loss", "grad_norm", "learning_rate", "epoch", "step"}` and `{"eval_loss", "eval_wer", …, "step"}`.
 
-    With several datasets each has keys of its own, `eval_NAME_wer`, as Hugging Face's Trainer names them.
+    An alignment onset is a row of its own, `{"onset_began", "epoch", "step"}`. With several datasets each has keys of
+    its own, `eval_NAME_wer`, as Hugging Face's Trainer names them.
     """
     several = len({event.values.get("dataset") for event in held if event.kind == "eval"}) > 1
     rows, epoch = [], 0.0
@@ -75,6 +76,8 @@ def log_history(held: Sequence[Event]) -> list[dict[str, Any]]:
         elif event.kind == "eval":
             prefix = f"eval_{event.values.get('dataset')}_" if several else "eval_"
             row = {**_picked(event, {name: prefix + key for name, key in EVAL_KEYS.items()}), "epoch": epoch}
+        elif event.kind == "onset":
+            row = {**_picked(event, {"began": "onset_began"}), "epoch": epoch}
         else:
             continue
         rows.append({**row, "step": event.step})

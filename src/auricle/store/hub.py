@@ -1,6 +1,6 @@
 """The hub repository of a run: the best model whenever that changes, never the state of training.
 
-    checkpoints/step-N/ without its state + the parts that it names, in parts/  ──one commit──►  USER/NAME
+    checkpoints/step-N/ without its state + the parts that it names, in parts/ + its card  ──one commit──►  USER/NAME
 
 It works in the pusher's process, so nothing that fails here touches training. mirrors/hub.json says how it stands.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import stamina
 
-from auricle.core.errors import CheckpointError
+from auricle.core.errors import CheckpointError, ConfigError
 from auricle.store import directory, steps
 from auricle.store.mirror import BEST, Report, best_of
 from auricle.store.targets import MirrorError
@@ -28,6 +28,11 @@ LONGEST_WAIT_SECONDS = 60.0
 POLL_SECONDS = 5.0
 STALE = ["*.safetensors", "parts/*"]
 """Files of an earlier commit that go unless they are in the new one."""
+CARD = "README.md"
+REFUSED_CARD = "Invalid metadata in README.md"
+"""So begins what the hub's client raises when the hub does not take the head of a card."""
+Card = Callable[[Path, Path, str], str]
+"""(run folder, checkpoint, repository) → the text of CARD."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +53,9 @@ class HubRecord:
 class HubCopy:
     """The copy of one run's best model in one repository."""
 
-    def __init__(self, run_folder: Path, repository: str, *, report: Report) -> None:
+    def __init__(self, run_folder: Path, repository: str, *, card: Card, report: Report) -> None:
         self.run_folder, self.repository = run_folder, repository
-        self._report = report
+        self._card, self._report = card, report
         known = read_record(run_folder)
         self._record = known if known and known.repository == repository else HubRecord(repository=repository)
 
@@ -77,11 +82,14 @@ class HubCopy:
         try:
             with self._laid_out(checkpoint) as folder:
                 own = directory.self_hash(checkpoint)
-                self._commit(folder, checkpoint.name)
+                wrong = self._write_card(folder, checkpoint)
+                wrong = self._commit(folder, checkpoint.name) or wrong
         except CheckpointError:  # pruned meanwhile
             return
-        self._note(checkpoint=checkpoint.name, self_hash=own, tries=0, error=None, time=time.time())
+        self._note(checkpoint=checkpoint.name, self_hash=own, tries=0, error=wrong, time=time.time())
         self._report(f"{checkpoint.name} is the model of {self.repository} on the hub now")
+        if wrong:
+            self._report(wrong)
 
     def _chosen(self, ended: bool) -> Path | None:
         found = steps.all_steps(self.run_folder)
@@ -116,17 +124,41 @@ class HubCopy:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _commit(self, folder: Path, checkpoint: str) -> None:
-        """Raises MirrorError: the hub's client raises what its HTTP library does, and nothing of it may end this."""
+    def _write_card(self, folder: Path, checkpoint: Path) -> str | None:
+        """What is wrong with the card: whatever that is, the model goes without it."""
+        try:
+            text = self._card(self.run_folder, checkpoint, self.repository)
+            (folder / CARD).write_text(text, encoding="utf-8")
+        except Exception as error:
+            return self._without_card(f"{type(error).__name__}: {error}")
+        return None
+
+    def _without_card(self, why: str) -> str:
+        return f"hub repository '{self.repository}': the model is there without its card ({why}); please report this"
+
+    def _commit(self, folder: Path, checkpoint: str) -> str | None:
+        """What the hub says against the card, which then stays behind. Raises MirrorError: the hub's client raises what
+        its HTTP library does, and nothing of it may end this."""
         from huggingface_hub import HfApi
 
-        hub = HfApi()
+        hub, refused = HfApi(), None
         try:
             hub.create_repo(self.repository, exist_ok=True, private=True)
-            hub.upload_folder(repo_id=self.repository, folder_path=folder, delete_patterns=STALE,
-                              commit_message=f"{self.run_folder.resolve().name}: {checkpoint}")
+            try:
+                self._upload(hub, folder, checkpoint)
+            except ValueError as error:
+                if REFUSED_CARD not in str(error):
+                    raise
+                (folder / CARD).unlink()
+                refused = self._without_card(" ".join(str(error).split()))
+                self._upload(hub, folder, checkpoint)
         except Exception as error:
             raise MirrorError(self._failed(error)) from error
+        return refused
+
+    def _upload(self, hub: Any, folder: Path, checkpoint: str) -> None:
+        hub.upload_folder(repo_id=self.repository, folder_path=folder, delete_patterns=STALE,
+                          commit_message=f"{self.run_folder.resolve().name}: {checkpoint}")
 
     def _failed(self, error: Exception) -> str:
         said = (str(error).strip() or repr(error)).splitlines()[0]
@@ -143,6 +175,15 @@ class HubCopy:
         path = record_path(self.run_folder)
         path.parent.mkdir(exist_ok=True)
         directory.write_text(path, json.dumps(asdict(self._record), indent=1))
+
+
+def refuse_without_token(repository: str) -> None:
+    """Raises ConfigError where nobody is logged in: a run would train for days and have nowhere to go."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise ConfigError(f"training.hub_model_id is '{repository}', but there is no token for the hub; set HF_TOKEN "
+                          "or run `hf auth login`, or leave training.hub_model_id out")
 
 
 def record_path(run_folder: Path) -> Path:

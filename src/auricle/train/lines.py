@@ -117,6 +117,14 @@ def _replan(event: Event) -> str:
     return f"Planning the rest of the epoch anew, {v['seen']} utterances of it are done: {'; '.join(v['changes'])}"
 
 
+def _onset(event: Event) -> str:
+    v = event.values
+    return (
+        f"Alignment onset (it clicks): the loss of the answer fell from {v['loss_before']:.3g} to "
+        f"{v['loss_after']:.3g} between steps {v['began']} and {event.step}"
+    )
+
+
 def _mirror(event: Event) -> str:
     v = event.values
     safe = "nothing is safe there yet" if v["safe_step"] is None else f"step {v['safe_step']} is safe there"
@@ -129,6 +137,7 @@ _LINES = {
     "split": _split,
     "replan": _replan,
     "mirror": _mirror,
+    "onset": _onset,
     "train": _train,
     "eval": _eval,
     "stage": _stage,

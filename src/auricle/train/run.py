@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from auricle.core.config import ExperimentConfig
 from auricle.core.errors import DataError
-from auricle.core.events import EventLog
+from auricle.core.events import EventLog, current, read
 from auricle.data.judge import Rejection, count_by_reason
 from auricle.data.plan import Budget
 from auricle.models.parts.folder import HubPart, Part, StoredPart
@@ -28,7 +28,9 @@ from auricle.train.datasets import Judged
 from auricle.train.engine import Engine
 from auricle.train.evaluate import Evaluation, evaluate, subset, write_hypotheses
 from auricle.train.loop import Step, StepResult, Window
+from auricle.train.onset import Onset
 from auricle.train.optim import moments
+from auricle.train.overfit import ABOUT, overfit
 from auricle.train.saver import Saver
 from auricle.train.schedule import fraction_done
 from auricle.train.sharded import gather
@@ -109,7 +111,15 @@ class Run:
             fraction=fraction_done(stage.config, state.progress),
             hours_before=state.progress.wall_hours + state.earlier_hours,
         )
+        self.onset = self._onset(stage, state)
         self.watchdog.begin()
+
+    def _onset(self, stage: Stage, state: TrainingState) -> Onset:
+        """What was seen of the stage so far; nothing is, at its first start."""
+        held = current(read(self._log.path)) if self._log else []
+        if any(event.kind == "train" and event.stage == stage.name for event in held):
+            return Onset.from_events(held, stage.name)
+        return Onset(state.progress.run_steps - state.progress.steps)
 
     def prepare_saving(self, stage: Stage, learning: dict[str, list]) -> None:
         """Allocates what the stage's saves need. Components that do not learn in it are stored once, beside them."""
@@ -244,6 +254,8 @@ class Run:
             **values,
             **cost,
         )
+        if self._log and (click := self.onset.read(state.progress.run_steps, values)):
+            self.event("onset", stage.name, state.progress.run_steps, **asdict(click))
 
     def evaluate(self, stage: Stage, state: TrainingState, *, complete: bool = False) -> TrainingState:
         """Evaluates the stage's sets; a new best is saved at once. Returns the state with the best so far.
@@ -267,6 +279,8 @@ class Run:
             self.event("alarm", stage.name, entry["step"], message=f"{metric} is {value}; this step cannot be the best")
         for result in results:
             self._report(stage, state, result, is_best)
+        if self._log and (warning := overfit(current(read(self._log.path)), stage.name)):
+            self.event("alarm", stage.name, state.progress.run_steps, message=str(warning), about=ABOUT)
         if is_best and not complete:
             self.save(stage, state)
         return state

@@ -35,6 +35,8 @@ class Stage:
     data: TrainingSet
     total_steps: int
     """Exact where the stage ends by steps, else estimated from the first epoch's plan."""
+    listed: tuple[Judged, ...] = ()
+    """What it trains on, as far as that is listed and not streamed."""
     evaluations: tuple[Judged, ...] = ()
     """What it is evaluated on."""
     judged_as_before: bool = True

@@ -19,11 +19,13 @@ from auricle.data import outages
 from auricle.data.augment import Augment
 from auricle.data.judge import Rejection, count_by_reason
 from auricle.data.loader import TrainingSet
+from auricle.data.manifest import Manifest
 from auricle.data.streamed import Report, StreamedOrder, mean_seconds
 from auricle.data.streamed_set import StreamedSet
 from auricle.data.tokenizers import DESCRIPTION, Tokenizer, load_tokenizer
 from auricle.models.parts.folder import load_weights, read_config
 from auricle.store import steps
+from auricle.store.hub import refuse_without_token
 from auricle.store.mirror_pusher import start_pusher
 from auricle.tasks.parts.assembly import Assembly, assemble, tokenizer_for
 from auricle.train import datasets, run_folder
@@ -48,6 +50,8 @@ def train(
     progress: datasets.Progress | None = None,
 ) -> Outcome:
     """Trains the experiment from where its run folder stands."""
+    if config.training.hub_model_id:
+        refuse_without_token(config.training.hub_model_id)
     engine = Engine(config.training)
     folder = run_folder.location(config, start.experiment)
     facts = {"experiment": start.experiment, "command": start.command, "run": folder.name}
@@ -157,6 +161,10 @@ def _train_logged(
                 count_by_reason=count_by_reason(judged.rejections),
                 listed=[[r.id, r.reason, r.detail] for r in judged.rejections[:100]],
             )
+    for name, rows in _trained_on(stages).items():
+        languages = sorted(set(rows.column("language")) - {""})
+        hours = float(rows.seconds[rows.has_audio].sum()) / 3600
+        event("data", dataset=name, utterances=len(rows), audio_hours=hours, languages=languages)
     stop = StopRequest()
     run = Run(engine=engine, folder=folder, log=log, config=config, stages=stages, stop=stop)
     model = stages[0].assembly.model
@@ -250,6 +258,7 @@ def _stages(
                 assembly=assembly,
                 data=training_set,
                 total_steps=total_steps(training, training_set),
+                listed=tuple(judged),
                 evaluations=tuple(evaluations),
                 judged_as_before=not stages
                 or (stages[-1].assembly.task, stages[-1].evaluations) == (assembly.task, tuple(evaluations)),
@@ -301,6 +310,12 @@ def _report_window(event: Callable[..., Any], dataset: str, rejections: Sequence
         count_by_reason=count_by_reason(rejections),
         listed=[[r.id, r.reason, r.detail] for r in rejections[:100]],
     )
+
+
+def _trained_on(stages: list[Stage]) -> dict[str, Manifest]:
+    """Name → the rows of each data set that is listed and not streamed."""
+    return {judged.name: judged.manifest for stage in stages for judged in stage.listed
+            if isinstance(judged.manifest, Manifest)}
 
 
 def _refuse_masks_of_waveforms(augment: Augment, assembly: Assembly) -> None:

@@ -21,6 +21,16 @@ DECODER = {"model_type": "smollm3", "hidden_size": 32, "num_hidden_layers": 2, "
            "num_key_value_heads": 1, "intermediate_size": 48, "max_position_embeddings": 128,
            "tie_word_embeddings": False}
 VOCABULARY = 40
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+         "intermediate_size": 48, "max_position_embeddings": 128}
+DECODERS = {
+    "smollm3": DECODER,
+    "qwen3": {"model_type": "qwen3", "head_dim": 16, **SHAPE},
+    "llama": {"model_type": "llama", **SHAPE},
+    "lfm2": {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False,
+             **SHAPE},
+}
+"""What a decoder may be, in little."""
 
 
 def plain(**changes):
@@ -56,8 +66,9 @@ def heard(model, seconds=(0.5, 0.9)):
     return padded, lengths, Conversation(ids, valid, is_audio, labels)
 
 
-def test_an_utterance_alone_is_answered_as_in_a_ragged_batch():
-    model = built()
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_an_utterance_alone_is_answered_as_in_a_ragged_batch(decoder):
+    model = built(decoder={"config": DECODERS[decoder]})
     features, lengths, talk = heard(model)
     together = model(features, lengths, talk).cross_entropy
     width = int(talk.valid[0].sum())
@@ -66,8 +77,9 @@ def test_an_utterance_alone_is_answered_as_in_a_ragged_batch():
     assert together.item() == pytest.approx(sum(one.cross_entropy.item() for one in alone), rel=1e-5)
 
 
-def test_padding_on_either_side_gives_the_same_answer():
-    model = built()
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_padding_on_either_side_gives_the_same_answer(decoder):
+    model = built(decoder={"config": DECODERS[decoder]})
     features, lengths, talk = heard(model)
     left = []
     for part, filler in zip(talk, (9, False, False, IGNORED), strict=True):

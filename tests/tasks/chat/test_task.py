@@ -15,7 +15,7 @@ from auricle.tasks.chat.config import Config
 from auricle.tasks.chat.prompt import Prompter, Turn, asked_for, conversation
 from auricle.tasks.chat.task import build, tokenizer_for
 from tests.models.conformer.test_model import tiny as tiny_conformer
-from tests.models.speech_llm.test_model import tiny
+from tests.models.speech_llm.test_model import DECODERS, tiny
 from tests.utterances import WORDS, utterance, words
 
 PRECISION = 1e-6
@@ -149,8 +149,9 @@ def test_a_projectors_own_losses_are_terms_while_training_only():
     assert task.loss(model.train(), task.collate([])).terms.keys() == {"cross_entropy", "balance", "z"}
 
 
-def test_hypotheses_do_not_depend_on_the_batch_nor_on_the_cache():
-    task, model = example()
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_hypotheses_do_not_depend_on_the_batch_nor_on_the_cache(decoder):
+    task, model = example(decoder={"config": DECODERS[decoder]})
     utterances = words(16)
     model.eval()
     together = [one.text for one in task.predict(model, task.collate(utterances))]
