@@ -4,13 +4,13 @@ PYTHON ?= python3
 TORCH ?= -c constraints-torch.txt torch
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := outputs/quickstart
+RUN := outputs/tiny_journey
 
 .PHONY: quickstart test check fix benchmarks soak
 
 quickstart: $(VENV)/.quickstart
-	$(BIN)/auricle train +experiments=quickstart
-	$(BIN)/auricle eval $(RUN) --split test
+	$(BIN)/auricle train +experiments=tiny_journey
+	$(BIN)/auricle eval $(RUN) --data commands --split test
 	$(BIN)/auricle transcribe $(RUN) $$(ls data/commands-*/audio/test/*.wav | head -n 1)
 	$(BIN)/auricle report $(RUN)
 

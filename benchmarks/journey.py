@@ -75,7 +75,7 @@ def other_speech(home: Path, name: str) -> list[str]:
 
 def random_sentences(texts: list[str]) -> float:
     """WER of sentences that the grammar makes up, against these."""
-    sentences = grammar("game_commands")
+    sentences = grammar("robot_commands")
     counts = [word_errors.score(text, sentences.sentence("chance", number)) for number, text in enumerate(texts)]
     return reduce(add, counts).rate
 

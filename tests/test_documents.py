@@ -80,7 +80,7 @@ def test_every_documented_command_runs(tmp_path):
     for command in commands:
         if not command.startswith("make "):
             run(command, tmp_path)
-    assert (tmp_path / "outputs" / "quickstart" / "report.html").is_file()
+    assert (tmp_path / "outputs" / "tiny_journey" / "report.html").is_file()
     assert "is done" in run("auricle train +experiments=quickstart", tmp_path)
 
 

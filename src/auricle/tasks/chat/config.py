@@ -7,8 +7,9 @@ from pydantic import model_validator
 from auricle.core.config import Fraction, Positive
 from auricle.core.errors import nearest
 from auricle.core.frame import Block
+from auricle.core.text import NORMALIZERS, unknown_part
+from auricle.data.chat_tokenizer import AUDIO
 
-AUDIO = "<audio>"
 INSTRUCTIONS = {
     "transcribe": f"Transcribe: {AUDIO}",
     "continue": f"Continue: {AUDIO}",
@@ -27,7 +28,8 @@ class Config(Block):
     """Name → what the user says, with `<audio>` where the audio goes; beside transcribe, continue, describe, emotion.
     """
     normalizer: str = "corpus"
-    """Of the answers, before they become labels (core/text.py); references are kept as they are."""
+    """Of the answers, before they become labels (core/text.py; `a+b` is one after the other); references are kept as
+    they are."""
     label_smoothing_factor: Fraction = 0.0
     """Of the training loss; what it adds is a term of its own."""
     max_new_tokens: Positive = 256
@@ -41,6 +43,8 @@ class Config(Block):
         for name, said in self.instructions.items():
             if said.count(AUDIO) != 1:
                 raise ValueError(f"instructions.{name} is '{said}'; expected {AUDIO} in it once")
+        if (part := unknown_part(self.normalizer)) is not None:
+            raise ValueError(f"normalizer: no normaliser '{part}'; {nearest(part, NORMALIZERS)}")
         if self.instruction not in self.asked:
             raise ValueError(f"instruction: no '{self.instruction}'; {nearest(self.instruction, self.asked)}")
         return self

@@ -75,10 +75,6 @@ def conversation(turns: Sequence[Turn], audio: int, *, left: bool = False) -> Co
     return Conversation(ids, valid, (ids == audio) & valid, labels)
 
 
-def to_device(talk: Conversation, device: torch.device | str) -> Conversation:
-    return Conversation(*(tensor.to(device, non_blocking=True) for tensor in talk))
-
-
 def asked_for(talk: Conversation, prompts: Tensor) -> Conversation:
     """The first `prompts` (B,) positions of each row of a conversation that is padded on the right, padded on the left.
     """
