@@ -61,8 +61,9 @@ def _in_batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def _described(table: pa.Table) -> dict[str, Any]:
     seconds = pc.struct_field(table["lengths"], "seconds").combine_chunks()
     lengths = np.quantile(seconds.to_numpy(), list(QUANTILES.values()))
-    return {"utterances": table.num_rows, "hours": pc.sum(seconds).as_py() / 3600,
-            "splits": _splits(table.select(["split", "speaker"]).append_column("seconds", seconds)),
+    spoken = pc.if_else(pc.greater(pc.list_value_length(table["media"]), 0), seconds, 0.0)  # text takes no hours
+    return {"utterances": table.num_rows, "hours": pc.sum(spoken).as_py() / 3600,
+            "splits": _splits(table.select(["split", "speaker"]).append_column("seconds", spoken)),
             "seconds": {name: round(float(value), 3) for name, value in zip(QUANTILES, lengths, strict=True)},
             "languages": _counts(table["language"]), "speakers": pc.count_distinct(table["speaker"]).as_py(),
             "alphabet": "".join(sorted(set().union(*map(_characters, table["text"].chunks))))}

@@ -29,6 +29,7 @@ def test_lines_of_a_file_are_taken_too(tmp_path):
 def test_rows_of_text_have_no_audio_and_the_length_of_speaking_them(tmp_path):
     manifest = prepare(sample(tmp_path), tmp_path / "manifest", workers=1)
     assert not manifest.has_audio.any()
+    assert (manifest.summary["hours"], manifest.summary["splits"]["train"]["hours"]) == (0, 0)
     np.testing.assert_allclose(manifest.seconds, [len(text) / CHARACTERS_A_SECOND for text in manifest.texts])
     rows = Rows([manifest], ["transcribe"])
     assert rows.audio_seconds == 0
