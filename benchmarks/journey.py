@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable
 from functools import reduce
 from operator import add
@@ -39,12 +38,14 @@ def write_corpus(path: Path, pairs: Iterable[tuple[Path, str]]) -> None:
 
 
 def deranged(pairs: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
-    """The same clips and texts, no clip with a text that it says: sorted by text, and moved on by the largest group."""
-    pairs = sorted(pairs, key=lambda pair: pair[1])
-    step = max(Counter(text for _, text in pairs).values())
-    moved = [(audio, pairs[(number + step) % len(pairs)][1]) for number, (audio, _) in enumerate(pairs)]
-    assert all(text != said for (_, text), (_, said) in zip(moved, pairs, strict=True))
-    return moved
+    """The same clips and texts at random, no clip with a text that it says."""
+    rng, said = np.random.default_rng(1), [text for _, text in pairs]
+    texts = [said[number] for number in rng.permutation(len(said))]
+    while clashes := [number for number, text in enumerate(texts) if text == said[number]]:
+        for number in clashes:
+            other = int(rng.integers(len(texts)))
+            texts[number], texts[other] = texts[other], texts[number]
+    return [(audio, text) for (audio, _), text in zip(pairs, texts, strict=True)]
 
 
 def noisy(pairs: list[tuple[Path, str]], folder: Path) -> list[tuple[Path, str]]:
