@@ -159,14 +159,13 @@ def loss_memory(audio_tokens: int, chunked: bool, vocabulary: int = 131_072, ans
 
 
 def measure_memory(audio_tokens: int, chunked: int, vocabulary: int, answer: int, batch: int) -> float:
-    import resource
-
     width = 64
     head = nn.Linear(width, vocabulary, bias=False)
     hidden = torch.randn(batch, audio_tokens + answer, width, requires_grad=True)
     labels = torch.randint(vocabulary, (batch, answer))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     head.requires_grad_(False)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = _status("VmRSS")
     if chunked:
         total, _ = cross_entropy(hidden[:, -answer:].flatten(0, 1), labels.flatten(), head)
     else:
@@ -174,7 +173,13 @@ def measure_memory(audio_tokens: int, chunked: int, vocabulary: int, answer: int
         logits = head(hidden).float().flatten(0, 1)  # (BS, V)
         total = nn.functional.cross_entropy(logits, torch.cat([ignored, labels], 1).flatten())
     total.backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    """kB"""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def compared(corpus: Path, model: list[str], what: str, goals: dict[str, str]) -> list[Figure]:
