@@ -54,6 +54,30 @@ def test_another_encoder_gets_frames_of_its_own(corpus, tmp_path):
     assert len(list((tmp_path / "data").glob("frames-*"))) == 2
 
 
+def test_a_wave_encoder_that_normalises_has_other_frames_than_one_that_does_not(corpus, tmp_path):
+    hubert = ["model=hubert_large_tiny", "~model.encoder.config", "+model.encoder.config={hidden_size: 16, "
+              "num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, conv_dim: [8, 8, 8, 8, 8, 8, 8], "
+              "num_conv_pos_embeddings: 4, num_conv_pos_embedding_groups: 2}", "training.cache_frozen=true"]
+    for normalize in ("true", "false"):
+        settings = [word for word in TINY if not word.startswith("model")]
+        overrides = [*settings, *hubert, f"model.encoder.normalize={normalize}", corpus,
+                     f"training.output_dir={tmp_path / normalize}"]
+        train(decode(compose(overrides)), Start(experiment="", command="", config_yaml=""))
+    assert len(list((tmp_path / "data").glob("frames-*"))) == 2
+
+
+def test_a_row_that_cannot_be_read_is_rejected_as_without_frames(corpus, tmp_path):
+    losses(tmp_path / "before", corpus)  # prepares
+    (tmp_path / "3.wav").write_text("no longer audio")
+    more = (corpus, "data.max_rejected=0.5", "training.num_train_epochs=1")
+    plain = losses(tmp_path / "plain", *more)
+    assert losses(tmp_path / "cached", *more, "training.cache_frozen=true") == pytest.approx(plain, rel=1e-5)
+    for run in ("plain", "cached"):
+        listed = [row for event in read(tmp_path / run / "events.jsonl") if event.kind == "rejected"
+                  for row in event.values["listed"]]
+        assert {reason for _, reason, _ in listed} == {"unreadable"}
+
+
 @pytest.mark.parametrize(("override", "sentence"), [
     ("training.trainable=[encoder, projector]", "stage main: cache_frozen: no frozen encoder"),
     ("+data.augment.gain_db=[-3, 3]", r"cache_frozen: data\.augment\.gain_db gives the encoder another input"),

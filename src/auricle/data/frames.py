@@ -8,6 +8,7 @@
 """
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -16,10 +17,13 @@ import torch
 from torch import Tensor
 
 DESCRIPTION = "frames.json"
+UNREADABLE = -1
+"""The length of a row without frames."""
 
 
 class Frames:
-    """`self[row]` is (E, D), as it was computed. A process that is sent one maps the files anew."""
+    """`self[row]` is (E, D), as it was computed, or None for a row that could not be read. A process that is sent one
+    maps the files anew."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,7 +35,9 @@ class Frames:
     def __reduce__(self) -> tuple:
         return Frames, (self.folder,)
 
-    def __getitem__(self, row: int) -> Tensor:
+    def __getitem__(self, row: int) -> Tensor | None:
+        if self.lengths[row] == UNREADABLE:
+            return None
         start, stop = self.width * int(self.starts[row]), self.width * int(self.starts[row] + self.lengths[row])
         return self._files[int(self.parts[row])][start:stop].view(-1, self.width)  # (E, D)
 
@@ -58,7 +64,14 @@ class FramesWriter:
         self.rows.append(row)
         self.lengths.append(len(frames))
 
+    def skip(self, row: int) -> None:
+        """It could not be read."""
+        self.rows.append(row)
+        self.lengths.append(UNREADABLE)
+
     def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self._file.close()
 
 
@@ -68,7 +81,7 @@ def describe(folder: Path, parts: list[tuple[list[int], list[int]]], rows: int, 
     for number, (their, sizes) in enumerate(parts):
         order = np.asarray(their, np.int64)
         lengths[order] = sizes
-        starts[order] = np.cumsum([0, *sizes])[:-1]
+        starts[order] = np.cumsum([0, *(max(size, 0) for size in sizes)])[:-1]
         homes[order] = number
     for name, values in (("starts", starts), ("lengths", lengths), ("parts", homes)):
         np.save(folder / f"{name}.npy", values, allow_pickle=False)

@@ -228,7 +228,11 @@ class TrainingSet(Dataset):
         for number, occurrence, speed in zip(rows.tolist(), occurrences.tolist(), speeds.tolist(), strict=True):
             row, instruction = self.row(place.epoch, number)
             if self.frames is not None and row.audio is not None:
-                utterances.append(self._encoded(row, instruction, self.frames[number]))
+                frames = self.frames[number]
+                if frames is None:
+                    rejections.append(Rejection("unreadable", row.id, "when its frames were computed"))
+                else:
+                    utterances.append(self._encoded(row, instruction, frames))
                 continue
             try:
                 utterances.append(self._utterance(row, instruction, place.epoch, occurrence, speed))

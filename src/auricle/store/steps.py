@@ -223,6 +223,7 @@ def expose(run_folder: Path, checkpoint: Path) -> None:
     Files are hard links where the file system has them. A crash in the middle leaves a mixture until the next call.
     """
     names = [path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file()]
+    stale = _weights_of(run_folder) - _weights_of(checkpoint)  # of a stage that trained other components
     for name in sorted((name for name in names if name.parts[0] not in STATE), key=lambda name: name.name == CONFIG):
         path, target = checkpoint / name, run_folder / name
         if target.exists() and target.samefile(path):
@@ -236,6 +237,14 @@ def expose(run_folder: Path, checkpoint: Path) -> None:
             shutil.copyfile(path, aside)
             directory.sync_file(aside)
         aside.replace(target)
-    for stale in {path.name for path in run_folder.glob("*.safetensors")} - {name.name for name in names}:
-        (run_folder / stale).unlink()  # of a stage that trained other components
+    for name in stale:
+        (run_folder / name).unlink(missing_ok=True)
     directory.sync_directory(run_folder)
+
+
+def _weights_of(model_folder: Path) -> set[str]:
+    """Files of weights that its config.json names; another one that lies there is somebody's own."""
+    try:
+        return set(json.loads((model_folder / CONFIG).read_bytes()).get("weights", ()))
+    except (OSError, ValueError, AttributeError):
+        return set()

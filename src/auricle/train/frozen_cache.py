@@ -22,7 +22,7 @@ from auricle.data.frames import Frames, FramesWriter, describe
 from auricle.data.loader import EvaluationSet, Rows, TrainingSet, batches
 from auricle.data.plan import Budget, in_length_order
 from auricle.models.parts.weights import weights_hash
-from auricle.store.directory import ASIDE
+from auricle.store.directory import ASIDE, sync_directory, sync_file
 from auricle.train.engine import Engine
 from auricle.train.stage import Stage
 
@@ -36,7 +36,7 @@ def with_frozen_cache(stage: Stage, config: ExperimentConfig, engine: Engine, ev
         return stage
     model = stage.assembly.model
     _refuse(stage, model, config.data.augment)
-    folder = Path(config.data.prepared_dir) / f"frames-{_name(stage, model)}"
+    folder = Path(config.data.prepared_dir) / f"frames-{_name(stage, model, engine.bf16)}"
     size = _bytes(stage, model)
     if not (folder / "frames.json").exists():
         _refuse_large(stage.name, size, folder)
@@ -57,13 +57,13 @@ def _refuse(stage: Stage, model: nn.Module, augment: AugmentConfig) -> None:
         raise ConfigError(f"{where}: the lengths of this data set are not known; prepare it with durations first")
 
 
-def _name(stage: Stage, model: nn.Module) -> str:
+def _name(stage: Stage, model: nn.Module, bf16: bool) -> str:
     """Of the weights, of how they are used, and of the rows in their order."""
     encoder = model.components()["encoder"]
     hasher = xxhash.xxh3_128(weights_hash(encoder.state_dict()).encode())
-    hasher.update(repr((encoder.configuration, vars(encoder.frontend).keys(), model.config.encoder_window)).encode())
-    hasher.update(stage.data.rows.hashes.tobytes())
-    hasher.update(stage.data.rows.seconds.tobytes())
+    settings = {key: value for key, value in vars(encoder.frontend).items() if isinstance(value, bool | int | str)}
+    hasher.update(repr((encoder.configuration, settings, model.config.encoder_window, bf16)).encode())
+    hasher.update(repr([manifest.fingerprint for manifest in stage.data.rows.manifests]).encode())
     return hasher.hexdigest()[:16]
 
 
@@ -96,7 +96,11 @@ def _fill(folder: Path, stage: Stage, model: nn.Module, engine: Engine, beat: Ca
     parts = engine.gather([(writer.rows, writer.lengths)])
     if engine.is_main:
         describe(aside, parts, len(rows), model.components()["encoder"].width, dtype)
+        for path in aside.iterdir():
+            sync_file(path)
+        sync_directory(aside)
         aside.rename(folder)
+        sync_directory(folder.parent)
     engine.wait()
 
 
@@ -113,7 +117,8 @@ def _encode(writer: FramesWriter, stage: Stage, model: nn.Module, engine: Engine
         with engine.autocast():
             encoded, lengths = model.encode(there.features, there.feature_lengths)  # (B, E, D), (B,)
         dtype = encoded.dtype
-        for row, frames, length in zip(place, encoded, lengths.tolist(), strict=True):
-            writer.add(row, frames[:length])
+        unreadable = {rejection.id for rejection in batch.rejections}
+        for row, name, frames, length in zip(place, batch.ids, encoded, lengths.tolist(), strict=True):
+            writer.skip(row) if name in unreadable else writer.add(row, frames[:length])
         beat()
     return dtype

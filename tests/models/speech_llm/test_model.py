@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 import torch
@@ -247,3 +248,12 @@ def test_a_skeleton_knows_lengths_and_no_weights():
     assert [bare.lengths(one) for one in (0, 1600, 16_000)] == [model.encoder.lengths(one) for one in (0, 1600, 16_000)]
     assert not list(bare.parameters())
     assert list(model.encoder.parameters())
+
+
+@pytest.mark.parametrize("kind", ["hubert", "wavlm", "wav2vec2"])
+def test_a_skeleton_of_a_wave_encoder_travels_to_a_worker(kind):
+    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+              "conv_dim": [8] * 7, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    model = built(encoder={"kind": kind, "config": config, "normalize": False})
+    there = pickle.loads(pickle.dumps(skeleton(model.encoder)))
+    assert [there.lengths(one) for one in (0, 399, 16_000)] == [model.encoder.lengths(one) for one in (0, 399, 16_000)]
