@@ -203,6 +203,20 @@ def test_the_exposed_model_is_the_checkpoints_without_its_training_state(tmp_pat
     assert (tmp_path / "encoder.safetensors").samefile(second / "encoder.safetensors") == links
 
 
+def test_weights_of_an_earlier_stage_give_way_and_a_users_own_stay(tmp_path):
+    def stage(step, name):
+        def write(folder):
+            (folder / "config.json").write_text(json.dumps({"parts": {}, "weights": [name]}))
+            (folder / name).write_bytes(b"w")
+
+        return directory.publish(steps.path_of(tmp_path, step), write)
+
+    (tmp_path / "mine.safetensors").write_bytes(b"mine")
+    steps.expose(tmp_path, stage(1, "encoder.safetensors"))
+    steps.expose(tmp_path, stage(2, "projector.safetensors"))
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["mine.safetensors", "projector.safetensors"]
+
+
 def test_the_config_is_exposed_last(tmp_path, monkeypatch):
     order, real = [], Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, target: (order.append(target.name), real(self, target))[1])
