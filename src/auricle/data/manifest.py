@@ -108,7 +108,7 @@ class Manifest:
     @cached_property
     def has_audio(self) -> np.ndarray:
         """(N,) bool; `seconds` of the other rows are what speaking them would take."""
-        counted = pc.greater(pc.list_value_length(self._table.column("media")), 0).to_numpy()
+        counted = has_audio(self._table).to_numpy()
         return counted if self._selection is None else counted[self._selection]
 
     @cached_property
@@ -167,6 +167,16 @@ class Manifest:
         """What preparation filtered and rejected, in the order of the source."""
         rows = pq.read_table(self.folder / REJECTIONS).to_pylist()
         return [Rejection(reason=row["reason"], id=row["id"], detail=row["detail"]) for row in rows]
+
+
+def has_audio(table: pa.Table) -> pa.ChunkedArray:
+    """(N,) bool, false for rows of text alone."""
+    return pc.greater(pc.list_value_length(table["media"]), 0)
+
+
+def audio_seconds(table: pa.Table) -> pa.ChunkedArray:
+    """(N,) seconds of audio: 0 for rows of text, whose `lengths` hold what speaking them would take."""
+    return pc.if_else(has_audio(table), pc.struct_field(table["lengths"], "seconds"), 0.0)
 
 
 def _reopened(folder: Path, selection: np.ndarray | None) -> Manifest:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from auricle.data.judge import Rejection, count_by_reason
-from auricle.data.manifest import ARROW, PARQUET, REJECTIONS, SUMMARY
+from auricle.data.manifest import ARROW, PARQUET, REJECTIONS, SUMMARY, audio_seconds
 from auricle.data.shards import kept_of, rejections_of
 
 QUANTILES = {"shortest": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "longest": 1.0}
@@ -61,7 +61,7 @@ def _in_batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def _described(table: pa.Table) -> dict[str, Any]:
     seconds = pc.struct_field(table["lengths"], "seconds").combine_chunks()
     lengths = np.quantile(seconds.to_numpy(), list(QUANTILES.values()))
-    spoken = pc.if_else(pc.greater(pc.list_value_length(table["media"]), 0), seconds, 0.0)  # text takes no hours
+    spoken = audio_seconds(table)
     return {"utterances": table.num_rows, "hours": pc.sum(spoken).as_py() / 3600,
             "splits": _splits(table.select(["split", "speaker"]).append_column("seconds", spoken)),
             "seconds": {name: round(float(value), 3) for name, value in zip(QUANTILES, lengths, strict=True)},

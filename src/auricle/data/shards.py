@@ -25,7 +25,7 @@ from auricle.core.folder import find
 from auricle.core.frame import Block
 from auricle.data.audio import AudioProblem, Clip, decode
 from auricle.data.judge import Checks, Facts, Rejection, judge, spoken_seconds
-from auricle.data.manifest import SCHEMA
+from auricle.data.manifest import SCHEMA, audio_seconds
 from auricle.data.sources import Candidate
 
 VERDICT = ("reason", "detail")
@@ -180,7 +180,7 @@ def rejections_of(shard: Path) -> list[Rejection]:
 
 
 def seconds_of(shard: Path) -> float:
-    return pc.sum(pc.struct_field(kept_of(shard)["lengths"], "seconds")).as_py() or 0.0
+    return pc.sum(audio_seconds(kept_of(shard))).as_py() or 0.0
 
 
 def _read(shard: Path) -> pa.Table:

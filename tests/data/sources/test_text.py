@@ -27,7 +27,9 @@ def test_lines_of_a_file_are_taken_too(tmp_path):
 
 
 def test_rows_of_text_have_no_audio_and_the_length_of_speaking_them(tmp_path):
-    manifest = prepare(sample(tmp_path), tmp_path / "manifest", workers=1)
+    told = []
+    manifest = prepare(sample(tmp_path), tmp_path / "manifest", workers=1, progress=lambda *done: told.append(done[2]))
+    assert set(told) == {0.0}, "no hours of audio are made"
     assert not manifest.has_audio.any()
     assert (manifest.summary["hours"], manifest.summary["splits"]["train"]["hours"]) == (0, 0)
     np.testing.assert_allclose(manifest.seconds, [len(text) / CHARACTERS_A_SECOND for text in manifest.texts])
