@@ -193,6 +193,18 @@ def test_streaming_says_what_predicting_says():
     assert list(task.stream(model, task.collate([utterance(0.0, "cat")]))) == []
 
 
+@pytest.mark.timeout(30)
+def test_a_generation_that_fails_while_it_is_streamed_is_an_error_and_no_endless_wait(monkeypatch):
+    task, model = example()
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(model.language_model, "generate", fail)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        list(task.stream(model.eval(), task.collate(words(1))))
+
+
 def test_beams_are_found_too():
     task, model = example()
     assert len(task.predict(model.eval(), task.collate(words(2)), "beam")) == 2

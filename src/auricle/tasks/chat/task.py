@@ -8,7 +8,7 @@ evaluation.
 """
 
 from collections.abc import Iterable, Iterator
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -106,15 +106,15 @@ class ChatTask(Task):
         streamer = TextIteratorStreamer(self.tokenizer.backend, skip_special_tokens=True)
         asked = asked_for(batch.conversation, batch.prompt_lengths)
         options = {"generation_config": self._generation(num_beams=1), "streamer": streamer}
-        thread = Thread(target=unwrapped(model).generate, args=(batch.features, batch.feature_lengths, asked),
-                        kwargs=options, daemon=True)
-        thread.start()
-        said = shown = ""
-        for piece in streamer:
-            said += piece
-            yield said.strip()[len(shown) :]  # as `predict` strips it: space at the end waits for what follows
-            shown = said.strip()
-        thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(unwrapped(model).generate, batch.features, batch.feature_lengths, asked, **options)
+            done.add_done_callback(lambda _: streamer.end())  # also where it failed: nobody may wait for more
+            said = shown = ""
+            for piece in streamer:
+                said += piece
+                yield said.strip()[len(shown) :]  # as `predict` strips it: space at the end waits for what follows
+                shown = said.strip()
+            done.result()
 
 
 def build(config: Config, model: SpeechLlm, tokenizer: ChatTokenizer) -> ChatTask:
