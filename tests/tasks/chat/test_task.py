@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,14 +9,17 @@ from auricle.core.errors import ConfigError, ModelError, UsageError
 from auricle.data.chat_tokenizer import ChatTokenizer
 from auricle.data.loader import Utterance
 from auricle.data.tokenizers import Characters
+from auricle.inference.transcribe import transcribe
 from auricle.models.conformer.model import build as build_conformer
 from auricle.models.speech_llm.model import IGNORED
 from auricle.models.speech_llm.model import build as build_model
 from auricle.tasks.chat.config import Config
 from auricle.tasks.chat.prompt import Prompter, Turn, asked_for, conversation
 from auricle.tasks.chat.task import build, tokenizer_for
+from auricle.tasks.parts.assembly import Assembly
 from tests.models.conformer.test_model import tiny as tiny_conformer
 from tests.models.speech_llm.test_model import DECODERS, tiny
+from tests.speech import tone
 from tests.utterances import WORDS, utterance, words
 
 PRECISION = 1e-6
@@ -191,6 +195,17 @@ def test_streaming_says_what_predicting_says():
         batch = task.collate([one])
         assert "".join(task.stream(model, batch)) == task.predict(model, batch)[0].text
     assert list(task.stream(model, task.collate([utterance(0.0, "cat")]))) == []
+
+
+def test_a_long_file_is_cut_to_what_the_task_says_it_takes(tmp_path):
+    task, model = example(Config(normalizer="basic", max_new_tokens=4, max_seconds=1.0))
+    made = Assembly(model=model.eval(), task=task, tokenizer=task.tokenizer, model_config=model.config,
+                    task_config=task.config, vocabulary=task.tokenizer.size)
+    pause = np.zeros(4800, np.float32)
+    soundfile.write(tmp_path / "long.wav", np.concatenate([x for _ in range(4) for x in (tone(0.8), pause)]), 16_000)
+    found, = transcribe(made, [tmp_path / "long.wav"])
+    assert len(found.segments) == 4
+    assert all(one.stop - one.start <= 1.0 for one in found.segments)
 
 
 @pytest.mark.timeout(30)

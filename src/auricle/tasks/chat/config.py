@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from auricle.core.config import Fraction, Positive
+from auricle.core.config import Fraction, Positive, PositiveFloat
 from auricle.core.errors import nearest
 from auricle.core.frame import Block
 from auricle.core.text import NORMALIZERS, unknown_part
@@ -34,6 +34,8 @@ class Config(Block):
     """Of the training loss; what it adds is a term of its own."""
     max_new_tokens: Positive = 256
     """An answer that has no end by then is cut."""
+    max_seconds: PositiveFloat = 28.0
+    """A file that is longer is transcribed in pieces of at most this; no more than what the model was trained on."""
     decoder: Literal["greedy", "beam"] = "greedy"
     """The default; the other one can be asked for by name."""
     beam_size: Positive = 4
