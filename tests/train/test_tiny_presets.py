@@ -6,6 +6,7 @@ import pytest
 
 from auricle.core.compose import compose
 from auricle.core.decode import decode
+from auricle.core.errors import ConfigError
 from auricle.core.events import read
 from auricle.inference.load import open_model
 from auricle.tasks.parts.assembly import Assembly
@@ -54,6 +55,19 @@ def test_every_projector_trains_between_the_same_parts(home, kind):
     assert made.model_config.projector.kind == kind
     told = [event.values.get("health") for event in read(home / "run" / "events.jsonl") if event.kind == "train"]
     assert all(told) == (kind in ("moe", "shared_moe"))
+
+
+@pytest.mark.parametrize(("override", "sentence"), [
+    ("data.datasets.tones.instruction=emotions", r"tones\.instruction: no 'emotions'; did you mean 'emotion'"),
+    ("training.hub_model_id=me/speech", "there is no token for the hub"),
+    ("+data.augment.spec_augment={}", "this encoder takes the waveform"),
+    ("training.trainable=[projector, decoder]", "component 'decoder' is to train, and its weights are bfloat16"),
+])
+def test_what_would_fail_later_is_refused_before_the_first_step(home, monkeypatch, override, sentence):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(ConfigError, match=sentence):
+        trained(home, "+experiments=transcribe_hubert", "model=large_tiny", "+model.decoder.dtype=bfloat16", override)
+    assert not list((home / "run").glob("checkpoints/step-*"))
 
 
 def test_adapters_train_beside_the_projector_and_come_back(home):

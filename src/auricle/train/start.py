@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from auricle.core.config import DataConfig, ExperimentConfig, TrainingConfig
-from auricle.core.errors import AuricleError, ConfigError, Diverged, Preempted
+from auricle.core.errors import AuricleError, ConfigError, Diverged, Preempted, nearest
 from auricle.core.events import EventLog, Sink, read
 from auricle.core.frame import Block
 from auricle.data import outages
@@ -238,6 +238,7 @@ def _stages(
     stages, judgements = [], {}
     for number, (name, training) in enumerate(config.stage_configs().items()):
         assembly, data = assemblies[name], datasets.chosen(config.data, training.datasets)
+        _refuse_unknown_instructions(data, assembly)
         key = (tuple(data.datasets), id(assembly.task))
         if key not in judgements:
             judgements[key] = (
@@ -316,6 +317,15 @@ def _trained_on(stages: list[Stage]) -> dict[str, Manifest]:
     """Name → the rows of each data set that is listed and not streamed."""
     return {judged.name: judged.manifest for stage in stages for judged in stage.listed
             if isinstance(judged.manifest, Manifest)}
+
+
+def _refuse_unknown_instructions(data: DataConfig, assembly: Assembly) -> None:
+    """Of a task that has instructions; to another one they say nothing."""
+    known = getattr(assembly.task, "instructions", {})
+    for name, entry in data.datasets.items():
+        if known and entry.instruction is not None and entry.instruction not in known:
+            raise ConfigError(f"data.datasets.{name}.instruction: no '{entry.instruction}'; "
+                              f"{nearest(entry.instruction, known)}. task.instructions adds others")
 
 
 def _refuse_masks_of_waveforms(augment: Augment, assembly: Assembly) -> None:

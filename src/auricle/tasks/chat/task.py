@@ -41,7 +41,7 @@ class ChatTask(Task):
         looked_up = tokenizer.size - int(tokenizer.audio == tokenizer.size - 1)
         refuse_unlike(model.language_model, looked_up, "model.decoder")
         self.config, self.tokenizer, self.frontend = config, tokenizer, model.frontend
-        self.max_seconds = config.max_seconds
+        self.max_seconds, self.instructions = config.max_seconds, config.asked
         self.decoders = tuple(sorted(("greedy", "beam"), key=lambda name: name != config.decoder))
         self.normalize = normalizer(config.normalizer)
         self.prompter = Prompter(tokenizer, model.config.system_prompt, config.asked)
