@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 
 import pytest
 import torch
@@ -34,6 +35,39 @@ def test_a_killed_worker_is_noticed_where_batches_are_asked_for_and_nowhere_else
     with pytest.raises(Preempted, match=r"a worker process was killed .*run the same command to go on") as raised:
         list(loaded)
     assert raised.value.exit_code == 75
+
+
+class CutOff:
+    """A batch whose worker is killed while the parent fetches it, and still seen alive when the pipe breaks."""
+
+    def __reduce__(self):
+        return cut_off, (os.getpid(),)
+
+
+def cut_off(worker):
+    threading.Timer(0.5, os.kill, (worker, signal.SIGKILL)).start()
+    raise ConnectionResetError(104, "Connection reset by peer")
+
+
+class CutOffs(torch.utils.data.Dataset):
+    def __getitem__(self, place):
+        return CutOff()
+
+
+def test_a_worker_that_is_killed_while_its_batch_is_fetched_is_noticed_too():
+    with pytest.raises(Preempted, match="a worker process was killed .*Connection reset"):
+        list(batches(CutOffs(), iter(range(10)), 1))
+
+
+class Unreachable(torch.utils.data.Dataset):
+    def __getitem__(self, place):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_connection_of_a_source_is_no_killed_worker(workers):
+    with pytest.raises(ConnectionResetError):
+        list(batches(Unreachable(), iter(range(10)), workers))
 
 
 def test_an_error_in_a_worker_is_that_error():

@@ -5,6 +5,8 @@ Plan ──MicroBatch (rows)──► worker: read_audio → Augment → Utteran
 
 import ctypes
 import functools
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
@@ -323,22 +325,29 @@ def batches(dataset: Dataset, places: Iterable[Any], workers: int) -> Iterator[A
         generator=torch.Generator(),  # its own: iterating must not draw from the model's randomness
         worker_init_fn=functools.partial(_end_with, os.getpid()),
     )
-    handler = signal.getsignal(signal.SIGCHLD)
+    handler, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
+    started: set[Any] = set()
     try:
         loaded = iter(loader)
+        started = set(multiprocessing.active_children()) - others
         if signal.getsignal(signal.SIGCHLD) is not handler:
             signal.signal(signal.SIGCHLD, handler)  # torch's raises wherever it strikes, in the midst of a step too
         for batch in loaded:
             if isinstance(batch, AuricleError):
                 raise batch
             yield batch
-    except RuntimeError as error:
-        if not str(error).startswith(KILLED):
+    except (RuntimeError, OSError, EOFError) as error:
+        if not str(error).startswith(KILLED) and (isinstance(error, RuntimeError) or not _one_ended(started)):
             raise
         raise Preempted(
             f"data loader: a worker process was killed ({error}); is memory full? Fewer dataloader_num_workers or a "
             "smaller batch_seconds need less; run the same command to go on"
         ) from None
+
+
+def _one_ended(workers: set[Any]) -> bool:
+    """Whether a worker is gone, which the pipe that it was killed at tells some moments before the kernel does."""
+    return bool(workers and multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=5))
 
 
 def _end_with(trainer: int, _worker: int) -> None:
