@@ -55,7 +55,7 @@ class CutOffs(torch.utils.data.Dataset):
 
 
 def test_a_worker_that_is_killed_while_its_batch_is_fetched_is_noticed_too():
-    with pytest.raises(Preempted, match="a worker process was killed .*Connection reset"):
+    with pytest.raises(Preempted, match=r"a worker process was killed .*Connection reset"):
         list(batches(CutOffs(), iter(range(10)), 1))
 
 
