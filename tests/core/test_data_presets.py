@@ -6,7 +6,7 @@ import pytest
 
 from auricle.core.compose import compose
 from auricle.core.decode import decode
-from auricle.data.sources import parquet
+from auricle.data.sources import an4, librispeech, parquet
 from tests.paths import ROOT
 
 STREAMED = sorted(path.stem for path in (ROOT / "configs/hydra/data").glob("*.yaml") if "kind: parquet" in
@@ -38,6 +38,16 @@ def test_a_corpus_is_one_data_set_of_its_name(name, cap, tmp_path):
     data = data_of(name, tmp_path)
     assert list(data.datasets) == [name]
     assert data.max_eval_samples == cap
+
+
+def test_corpora_on_disk_are_named_by_their_folder(tmp_path):
+    letters = data_of("an4", tmp_path)
+    assert letters.datasets["an4"].source == an4.Config(folder="an4")
+    assert letters.augment.gain_db is letters.augment.noise is None
+    books = data_of("librispeech_100", tmp_path).datasets["librispeech"]
+    assert books.source == librispeech.Config(folder="LibriSpeech", complete=True, splits={
+        "train": ["train-clean-100"], "dev": ["dev-clean"]})
+    assert (books.train_split, books.eval_split) == ("train", "dev")
 
 
 def test_the_mix_of_nine_is_in_equal_parts(tmp_path):

@@ -151,6 +151,8 @@ def test_a_typo_at_any_level_is_told_with_the_nearest_name(changes, sentence):
     ({"data__datasets__old": {}}, "<data.datasets.old>: data.datasets.old: give either 'manifest'"),
     ({"training": 3}, "<training>: training is 3; expected keys with values below it"),
     ({"training": {"max_steps": 3}}, "<training>: training: no batch: give batch_seconds"),
+    ({"stages": {"warm": {"augment": {"speed": [1.0]}}}},
+     "<stages.warm.augment.speed>: no key 'stages.warm.augment.speed' ([1.0]); did you mean 'speeds'?"),
     ({"stages": {"warm": 3}}, "<stages.warm>: stages.warm is 3; expected keys of 'training' below it"),
     ({"stages": {"warm": {"max_steps": -1}}}, "<stages.warm.max_steps>: stages.warm.max_steps is -1; expected a value"),
     ({"stages": {"warm": {"max_steps": None}}}, "<stages.warm>: stages.warm: no end: give max_steps"),

@@ -26,10 +26,10 @@ def test_a_block_is_any_of_the_entries_of_its_room():
         assert [one["properties"]["kind"]["const"] for one in definitions] == names(room)
 
 
-def test_a_stage_may_change_any_key_of_training_and_have_a_task_of_its_own():
+def test_a_stage_may_change_any_key_of_training_and_have_a_task_and_an_augment_of_its_own():
     schema = json_schema()
     own = schema["properties"]["stages"]["additionalProperties"]
-    assert own["properties"].keys() == schema["$defs"]["TrainingConfig"]["properties"].keys() | {"task"}
+    assert own["properties"].keys() == schema["$defs"]["TrainingConfig"]["properties"].keys() | {"task", "augment"}
     assert own["properties"]["task"] == schema["properties"]["task"]
     assert own["additionalProperties"] is False
 

@@ -86,10 +86,10 @@ def test_another_unit_of_the_end_moves_the_rate_too():
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 50))
-def test_a_constant_rate_with_warm_up_in_steps_never_moves(old, new, steps, warmup):
-    before, after = (plain(max_steps=end, lr_scheduler_type="constant_with_warmup", warmup_steps=warmup)
-                     for end in (old, new))
-    assert moved_rate(before, after, "main", at(steps)) is None
+def test_a_rate_that_knows_no_end_never_moves_with_a_warm_up_in_steps(old, new, steps, warmup):
+    for kind in ("constant_with_warmup", "eden"):
+        before, after = (plain(max_steps=end, lr_scheduler_type=kind, warmup_steps=warmup) for end in (old, new))
+        assert moved_rate(before, after, "main", at(steps)) is None
 
 
 def test_a_warm_up_that_is_a_part_of_the_stage_moves():
@@ -102,3 +102,9 @@ def test_only_the_stage_in_hand_can_move():
     old, new = plain({**ONE, "adapt": {"max_steps": 20}}), plain({**ONE, "adapt": {"max_steps": 40}})
     assert moved_rate(old, new, "warm", at(5)) is None
     assert "at step 5" in moved_rate(old, new, "adapt", at(5))
+
+
+def test_a_warm_up_of_eden_that_is_a_part_of_the_stage_moves():
+    part = {"lr_scheduler_type": "eden", "warmup_ratio": 0.5}
+    said = moved_rate(plain(**part), plain(max_steps=2000, **part), "main", at(200))
+    assert said.startswith("at step 200 the rate would jump from 0.000701 to 0.0006")

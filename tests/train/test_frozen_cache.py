@@ -9,6 +9,7 @@ from auricle.core.decode import decode
 from auricle.core.errors import ConfigError
 from auricle.core.events import read
 from auricle.data.frames import Frames, FramesWriter, describe
+from auricle.tasks.chat.task import ChatTask
 from auricle.train.run_folder import Start
 from auricle.train.start import train
 from tests.speech import write_audio
@@ -85,6 +86,12 @@ def test_a_row_that_cannot_be_read_is_rejected_as_without_frames(corpus, tmp_pat
 def test_what_is_random_or_trained_is_refused(corpus, tmp_path, override, sentence):
     with pytest.raises(ConfigError, match=sentence):
         losses(tmp_path / "run", corpus, "training.cache_frozen=true", override)
+
+
+def test_a_task_that_reads_no_frames_is_refused(corpus, tmp_path, monkeypatch):
+    monkeypatch.delattr(ChatTask, "takes_frames")
+    with pytest.raises(ConfigError, match="cache_frozen: the task 'chat' reads no frames from disk"):
+        losses(tmp_path / "run", corpus, "training.cache_frozen=true")
 
 
 def test_more_than_half_of_the_free_disk_is_refused_before_anything_is_computed(corpus, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from auricle.core.errors import DataError, ModelError, RunFolderError
+from auricle.core.errors import ConfigError, DataError, ModelError, RunFolderError
 from auricle.core.events import current, read
 from auricle.data.loader import TrainingSet
 from auricle.inference.load import open_model
 from auricle.store import directory, steps
 from auricle.train.claim import Options
+from auricle.train.evaluate import evaluate
 from auricle.train.run import StopRequest
 from tests.experiments import losses, run, tiny
 from tests.paths import ROOT
@@ -157,7 +159,7 @@ def test_evaluation_does_not_see_augmentation(tmp_path, digits):
     from auricle.train.engine import Engine
     from auricle.train.evaluate import evaluate
 
-    outside = evaluate(
+    [outside] = evaluate(
         "digits",
         Manifest.open(digits).where(split="test"),
         model.task,
@@ -206,6 +208,41 @@ def test_stages_freeze_carry_moments_and_leave_the_loss_where_it_was(tmp_path, d
     switch = next(event for event in events if event.kind == "switch").values
     assert switch["loss_after"] == pytest.approx(switch["loss_before"], abs=1e-6)
     assert switch["moments_carried"] == 2
+
+
+def test_a_stage_may_start_from_the_best_step_before_it_and_says_so(tmp_path, digits, monkeypatch):
+    losses_told = iter([1.0, 9.0, 9.0, 9.0])  # of steps 2, 4 and 6, and of the end of the second stage
+
+    def told(*args, **options):
+        [found] = evaluate(*args, **options)
+        return (replace(found, loss=next(losses_told)),)
+
+    monkeypatch.setattr("auricle.train.run.evaluate", told)
+    stages = {"one": {"max_steps": 6, "eval_steps": 2}, "two": {"max_steps": 1, "start_from": "best"}}
+    settings = {"stages": stages, "metric_for_best_model": "loss", "learning_rate": 0.01, "save_steps": None}
+    _, events = run(tiny(tmp_path, manifest=digits, **settings))
+    switch = next(event for event in events if event.kind == "switch")
+    assert (switch.step, switch.values["start_from"]) == (6, "step-000000002")
+    assert switch.values["loss_after"] == pytest.approx(switch.values["loss_before"], abs=1e-6)
+    kept = tmp_path / "run" / "checkpoints"
+    at = {step: load_file(kept / steps.name_of(step) / "ctc_head.safetensors")["ctc_head.weight"] for step in (2, 6, 7)}
+    moved = {step: (at[7] - at[step]).abs().max() for step in (2, 6)}
+    assert moved[2] <= 0.011 < moved[6]  # Adam moves a weight by no more than about the rate
+
+
+def test_a_stage_that_starts_from_the_best_step_needs_an_evaluation(tmp_path, digits):
+    stages = {"one": {"max_steps": 1}, "two": {"max_steps": 1, "start_from": "best"}}
+    data = {"datasets": {"digits": {"manifest": str(digits), "eval_split": None}}}
+    with pytest.raises(ConfigError, match=r"stages\.two\.start_from is best, and nothing before was evaluated"):
+        run(tiny(tmp_path, manifest=digits, stages=stages, data=data))
+
+
+def test_a_stage_may_augment_in_its_own_way(tmp_path, digits):
+    fast = {"speeds": [1.9]}
+    stages = {"plain": {"max_steps": 2}, "fast": {"max_steps": 2, "augment": fast}}
+    _, events = run(tiny(tmp_path, manifest=digits, stages=stages))
+    told = {event.stage: event.values["utterances_per_step"] for event in events if event.kind == "derived"}
+    assert told["fast"] > 1.5 * told["plain"]  # at twice the speed, a batch of so many seconds holds more of them
 
 
 def test_a_weights_only_start_begins_at_step_zero_with_the_weights(tmp_path, digits):

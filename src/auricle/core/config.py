@@ -7,13 +7,15 @@
     │   ├── datasets     name → DatasetConfig (a prepared manifest, or a source Block)
     │   └── augment      AugmentConfig
     ├── training     TrainingConfig
-    ├── stages       name → keys of `training` that differ in that stage, and perhaps a task of its own (none: `main`)
+    ├── stages       name → keys of `training` that differ in that stage, and perhaps a task or an augment of its own
+    │                (none: `main`)
     ├── evaluation   EvaluationConfig
     └── mirror       MirrorConfig
 
 Training keys use the vocabulary of Hugging Face's TrainingArguments wherever the concept is the same.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -141,6 +143,8 @@ class TrainingConfig(Frame):
     """Components that learn in this stage; None is all of them. The others are frozen, in eval mode."""
     pretrained_model_path: str | None = None
     """Weights-only start from a run, checkpoint or model folder."""
+    start_from: Literal["last", "best"] = "last"
+    """Of the stages before: a stage begins with the weights and moments of their last step, or of their best one."""
 
     max_steps: Positive | None = None
     """Counts within a stage. Of several ends, the first that is reached ends the stage."""
@@ -163,12 +167,19 @@ class TrainingConfig(Frame):
     learning_rate: PositiveFloat = 1e-3
     learning_rates: dict[str, PositiveFloat] = {}
     """Component → its own rate."""
-    lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant_with_warmup", "one_cycle"] = "cosine"
+    lr_scheduler_type: Literal[
+        "cosine", "cosine_with_min_lr", "linear", "constant_with_warmup", "one_cycle", "eden"] = "cosine"
     min_lr_rate: Fraction = 0.1
     """Floor of cosine_with_min_lr, as a fraction of the rate."""
+    eden_steps: PositiveFloat = 7500.0
+    """After about so many steps eden lowers the rate markedly …"""
+    eden_epochs: PositiveFloat = 3.5
+    """… and once more after so many epochs."""
     warmup_steps: NonNegative = 0
     warmup_ratio: Fraction = 0.0
     """Warm-up as a fraction of the stage, where warmup_steps is 0."""
+    optim: Literal["adamw_torch", "scaled_adam"] = "adamw_torch"
+    """The rates of scaled_adam are relative to the size of what it changes, so larger: 0.045 in its paper."""
     weight_decay: NonNegativeFloat = 0.01
     """Not applied to norms, biases and scalars."""
     adam_beta1: Fraction = 0.9
@@ -218,6 +229,13 @@ class TrainingConfig(Frame):
             raise ValueError("no batch: give batch_seconds (audio a micro-batch) or per_device_train_batch_size")
         return self
 
+    @model_validator(mode="after")
+    def _optimizer_has_whole_tensors(self) -> Self:
+        if self.fsdp and self.optim == "scaled_adam":
+            raise ValueError("optim is scaled_adam, which needs the size of whole tensors, and fsdp shards them; use "
+                             "adamw_torch, or leave fsdp out")
+        return self
+
     @property
     def extents(self) -> tuple[Extent, ...]:
         """The ends of the stage; the first that is reached counts."""
@@ -226,12 +244,17 @@ class TrainingConfig(Frame):
         return tuple(Extent(amount, unit) for unit, amount in given.items() if amount is not None)
 
 
+ALL = "all"
+"""In the place of a decoder's name."""
+
+
 class EvaluationConfig(Frame):
     """How hypotheses are judged; recorded beside each number."""
 
     normalizer: str = "basic"
     decoder: str = ""
-    """Empty is the task's default decoder."""
+    """Empty is the task's default decoder. `all` is that one, and beside it every other one where evaluations are
+    complete, at the end of a stage."""
 
     @field_validator("normalizer")
     @classmethod
@@ -258,13 +281,15 @@ class ExperimentConfig(Frame):
     data: DataConfig
     training: TrainingConfig
     stages: dict[str, dict[str, Any]] = {}
-    """Stage name → keys of `training` that differ there, in order; a key `task` is a task of the stage's own."""
+    """Stage name → keys of `training` that differ there, in order. A key `task` is a task of the stage's own, a key
+    `augment` its own augmentation in the place of data.augment."""
     evaluation: EvaluationConfig = EvaluationConfig()
     mirror: MirrorConfig = MirrorConfig()
 
     @model_validator(mode="after")
     def _stages_decode(self) -> Self:
         for name, training in self.stage_configs().items():
+            self.stage_augment(name)
             for dataset in training.datasets or ():
                 if dataset not in self.data.datasets:
                     raise ValueError(f"stage {name}: no data set '{dataset}'; {nearest(dataset, self.data.datasets)}")
@@ -283,9 +308,16 @@ class ExperimentConfig(Frame):
         return self.stages.get(stage, {}).get(TASK, self.task)
 
 
-TASK = "task"
+    def stage_augment(self, stage: str) -> AugmentConfig:
+        """How a stage augments: in its own way, or as the experiment does."""
+        own = self.stages.get(stage, {}).get(AUGMENT)
+        return self.data.augment if own is None else AugmentConfig.model_validate_json(json.dumps(own))
+
+
+TASK, AUGMENT = "task", "augment"
+"""What a stage may have of its own beside keys of `training`."""
 
 
 def training_keys(changes: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage changes of `training`."""
-    return {key: value for key, value in changes.items() if key != TASK}
+    return {key: value for key, value in changes.items() if key not in (TASK, AUGMENT)}

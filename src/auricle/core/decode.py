@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from auricle.core.compose import Composed
-from auricle.core.config import TASK, ExperimentConfig, TrainingConfig, training_keys
+from auricle.core.config import AUGMENT, TASK, AugmentConfig, ExperimentConfig, TrainingConfig, training_keys
 from auricle.core.errors import ConfigError, nearest
 from auricle.core.folder import find, names
 from auricle.core.frame import Block
@@ -152,6 +152,8 @@ def _mistakes_in_stages(frame: Mapping[str, Any], where: Where) -> Iterator[str]
         if not isinstance(changes, Mapping):
             yield f"{_place(where, key)}: {_dotted(key)} is {_shown(changes)}; expected keys of 'training' below it"
             continue
+        for detail in _details(AugmentConfig, changes.get(AUGMENT, {})):
+            yield _sentence(detail, AugmentConfig, changes[AUGMENT], where, (*key, AUGMENT))
         changes = training_keys(changes)
         merged = {**training, **changes}
         for detail in _details(TrainingConfig, merged):

@@ -6,7 +6,7 @@ own entry in `$defs`, for the files of its group (`schema.json#/$defs/TrainingCo
 
 from typing import Any
 
-from auricle.core.config import TASK, ExperimentConfig
+from auricle.core.config import AUGMENT, TASK, ExperimentConfig
 from auricle.core.decode import BLOCKS
 from auricle.core.folder import find, names
 from auricle.core.frame import Block
@@ -24,7 +24,8 @@ def json_schema() -> dict[str, Any]:
         schema["properties"][key] = _any_of(room, definitions)
     definitions["DatasetConfig"]["properties"]["source"] = _any_of("data.sources", definitions)
     training = definitions["TrainingConfig"]
-    own = {**training["properties"], TASK: schema["properties"][TASK]}
+    own = {**training["properties"], TASK: schema["properties"][TASK],
+           AUGMENT: definitions["DataConfig"]["properties"]["augment"]}
     schema["properties"]["stages"]["additionalProperties"] = {**training, "properties": own}
     schema["properties"]["defaults"] = {"type": "array", "description": "Options of groups: `- /model: large`."}
     _drop_required(schema)

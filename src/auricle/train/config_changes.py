@@ -36,9 +36,9 @@ TRAINING_KEYS: dict[Kind, frozenset[str]] = {
         "effective_batch_seconds", "gradient_accumulation_steps",
     }),
     Kind.IDENTITY: frozenset({
-        "seed", "trainable", "pretrained_model_path", "learning_rate", "learning_rates", "lr_scheduler_type",
-        "min_lr_rate", "warmup_steps", "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
-        "max_grad_norm",
+        "seed", "trainable", "pretrained_model_path", "start_from", "learning_rate", "learning_rates",
+        "lr_scheduler_type", "min_lr_rate", "eden_steps", "eden_epochs", "warmup_steps", "warmup_ratio", "optim",
+        "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
     }),
 }
 """Keys of `training`, and of a stage's own part of it. Every key is of one kind."""
@@ -122,7 +122,7 @@ def moved_rate(old: dict[str, Any], new: dict[str, Any], stage: str, progress: P
     """How changed ends of `stage` move its rate at the point reached, as the end of a sentence; None where neither that
     rate nor the rest of the schedule depends on the ends, or where they are the same."""
     before, after = _stage_config(old, stage), _stage_config(new, stage)
-    if before.extents == after.extents or _is_constant(after):
+    if before.extents == after.extents or _knows_no_end(after):
         return None
     was, would = _rate(before, progress), _rate(after, progress)
     if was == would:
@@ -135,13 +135,13 @@ def _stage_config(experiment: dict[str, Any], stage: str) -> TrainingConfig:
     return TrainingConfig.model_validate({**experiment["training"], **training_keys(own)})
 
 
-def _is_constant(config: TrainingConfig) -> bool:
+def _knows_no_end(config: TrainingConfig) -> bool:
     in_steps = config.warmup_steps > 0 or config.warmup_ratio == 0
-    return config.lr_scheduler_type == "constant_with_warmup" and in_steps
+    return config.lr_scheduler_type in ("constant_with_warmup", "eden") and in_steps
 
 
 def _rate(config: TrainingConfig, progress: Progress) -> float:
     """The stage's length in steps follows from the steps made and the fraction they are."""
     fraction = fraction_done(config, progress)
     total_steps = max(1, round(progress.steps / fraction)) if fraction else 1
-    return config.learning_rate * factor(config, progress.steps, fraction, total_steps)
+    return config.learning_rate * factor(config, progress, total_steps)

@@ -35,7 +35,7 @@ def with_frozen_cache(stage: Stage, config: ExperimentConfig, engine: Engine, ev
     if not stage.config.cache_frozen:
         return stage
     model = stage.assembly.model
-    _refuse(stage, model, config.data.augment)
+    _refuse(stage, model, config.stage_augment(stage.name))
     folder = Path(config.data.prepared_dir) / f"frames-{_name(stage, model, engine.bf16)}"
     size = _bytes(stage, model)
     if not (folder / "frames.json").exists():
@@ -49,6 +49,9 @@ def _refuse(stage: Stage, model: nn.Module, augment: AugmentConfig) -> None:
     where = f"stage {stage.name}: cache_frozen"
     if not hasattr(model, "encode") or any(p.requires_grad for p in model.components()["encoder"].parameters()):
         raise ConfigError(f"{where}: no frozen encoder; take 'encoder' out of training.trainable, or cache_frozen")
+    if not getattr(stage.task, "takes_frames", False):
+        raise ConfigError(f"{where}: the task '{stage.assembly.task_config.kind}' reads no frames from disk; expected "
+                          "'chat'. Leave cache_frozen out")
     random = [name for name, value in augment if value and name != "text"]
     if random:
         raise ConfigError(f"{where}: data.augment.{random[0]} gives the encoder another input each time; set it to "

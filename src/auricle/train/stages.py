@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from auricle.core.errors import ModelError
+from auricle.core.errors import ConfigError, ModelError
 from auricle.data.plan import micro_batches
-from auricle.train import sharded
+from auricle.store import steps
+from auricle.train import checkpoint, sharded
 from auricle.train.checkpoint import TrainingState
 from auricle.train.engine import Engine
 from auricle.train.frozen_cache import with_frozen_cache
@@ -55,9 +56,11 @@ def run_stages(
         resumed(run, state, found.name if found else None)
     carried: dict[str, torch.Tensor] = {}
     for stage in stages[begin:]:
+        source = found if stage is stages[begin] else None
         if stage.name != state.stage:
+            source = _best(folder, stage, state, run)
             state = next_stage(stage, state)
-        state, carried = _one_stage(engine, stage, state, run, carried, found if stage is stages[begin] else None)
+        state, carried = _one_stage(engine, stage, state, run, carried, source)
         if engine.any(run.stopping()):
             return _interrupted(folder, run, state)
         if not any(e["complete"] and e["step"] == state.progress.run_steps for e in state.evaluations):
@@ -68,11 +71,29 @@ def run_stages(
     return _end(folder, run, state, "finished")
 
 
+def _best(folder: Path, stage: Stage, state: TrainingState, run: Run) -> Path | None:
+    """The best checkpoint of the stages before, where a stage begins with it and it is not the newest one.
+
+    Raises ConfigError where nothing was evaluated, and CheckpointError where it is damaged."""
+    if stage.config.start_from == "last":
+        return None
+    if state.best is None:
+        raise ConfigError(f"stages.{stage.name}.start_from is best, and nothing before was evaluated; expected a data "
+                          "set with an eval_split. Give one, or start from the last step")
+    run.settle()
+    best = state.best["step"]
+    return None if best == state.progress.run_steps else steps.checkpoints_of(folder) / steps.name_of(best)
+
+
 def _one_stage(
     engine: Engine, stage: Stage, state: TrainingState, run: Run, carried: dict[str, torch.Tensor], found: Path | None
 ) -> tuple[TrainingState, dict[str, torch.Tensor]]:
-    """Enters a stage and trains it; `carried` are the moments of the stage before it in this process."""
+    """Enters a stage and trains it; `carried` are the moments of the stage before it in this process, `found` is a
+    checkpoint that holds others."""
     model, step = stage.assembly.model, state.progress.run_steps
+    if carried and found:
+        checkpoint.load_state(found)  # verifies it
+        sharded.load_model(found, model, engine)
     if engine.shards:
         engine.wrap(model, compiled=stage.config.torch_compile)  # its parameters become other objects
     learning = trainable(model, stage.config)
@@ -82,9 +103,10 @@ def _one_stage(
     wrapped = engine.wrap(model, compiled=stage.config.torch_compile)
     optimizer = build_optimizer(learning, stage.config)
     if found:
-        sharded.load_optimizer(found, optimizer, engine)
-    elif carried:
+        kept, fresh = sharded.load_optimizer(found, optimizer, engine)
+    else:
         kept, fresh = load_moments(optimizer, carried)
+    if carried:
         loss_after = probe_loss(stage, state, wrapped, run)
         run.event(
             "switch",
@@ -94,6 +116,7 @@ def _one_stage(
             loss_after=loss_after,
             moments_carried=kept,
             moments_fresh=fresh,
+            start_from=found.name if found else "",
         )
         refuse_moved_loss(stage, loss_before, loss_after, exact=not (engine.bf16 or stage.config.torch_compile))
     numbers = derived(stage, model, engine)
@@ -107,6 +130,7 @@ def _one_stage(
         trainable=sum(counted.values()),
         parameters=numbers["parameters"],
         ends=numbers["ends"],
+        summary=model.summary() if hasattr(model, "summary") else [],
     )
     stage = with_frozen_cache(stage, run.config, engine, run.event, run.watchdog.beat)
     allocate_moments(optimizer)
@@ -150,5 +174,6 @@ def _end(folder: Path, run: Run, state: TrainingState, reason: str, message: str
         reason=reason,
         message=message,
         seconds=time.monotonic() - run.started,
+        evaluating_percent=run.share_of_evaluations,
     )
     return Outcome(folder=folder, reason=reason, step=state.progress.run_steps)

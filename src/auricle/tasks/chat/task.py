@@ -35,6 +35,8 @@ class ChatTask(Task):
     """For speech language models."""
 
     metrics = ("wer", "cer")
+    takes_frames = True
+    """What a frozen encoder made of audio may stand in its place (train/frozen_cache.py)."""
 
     def __init__(self, config: Config, model: SpeechLlm, tokenizer: ChatTokenizer) -> None:
         # The placeholder is looked up nowhere, so it may lie outside of the embedding, at its end.
