@@ -4,6 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from auricle.cli.main import app
+from tests.corpora import write_an4
+from tests.data.sources.test_librispeech import sample as librispeech
 from tests.speech import write_audio, write_digits
 
 
@@ -60,3 +62,24 @@ def test_what_is_no_manifest_is_refused(tmp_path):
     result = run("inspect", tmp_path)
     assert result.exit_code == 3
     assert "auricle data prepare" in result.stderr
+
+
+def test_inspect_can_verify_the_files(tmp_path):
+    source = librispeech(tmp_path / "corpus")
+    splits = "splits={train: [train-clean-100], dev: [dev-clean]}"
+    made = run("prepare", "librispeech", f"folder={source.folder}", splits, "--to", tmp_path / "m", "--workers", "1")
+    assert made.exit_code == 0, made.output
+    assert "verified   6 of 6 files" in run("inspect", tmp_path / "m", "--verify").stdout
+    damaged = next((tmp_path / "corpus" / "dev-clean").rglob("*.flac"))
+    damaged.write_bytes(damaged.read_bytes() + b"x")
+    found = run("inspect", tmp_path / "m", "--verify", "--json")
+    assert found.exit_code == 3
+    assert json.loads(found.stdout)["damaged"] == [{"id": damaged.stem, "file": str(damaged), "what": "changed"}]
+    assert f"1 of 6 files are not what was prepared; first: {damaged} is changed" in found.stderr
+    assert run("inspect", tmp_path / "m").exit_code == 0
+
+
+def test_inspect_tells_what_features_there_are(tmp_path):
+    made = run("prepare", "an4", f"folder={write_an4(tmp_path / 'corpus')}", "--to", tmp_path / "m", "--workers", "1")
+    assert made.exit_code == 0, made.output
+    assert "features   13 values, 100 frames a second" in run("inspect", tmp_path / "m").stdout

@@ -9,7 +9,8 @@ import pytest
 from auricle.core.decode import decode_block
 from auricle.core.folder import find, names
 from auricle.core.frame import Block
-from auricle.data.audio import read_audio
+from auricle.data.features import Features
+from auricle.data.loader import read_signal
 from auricle.data.prepare import prepare
 from auricle.data.sources import Candidate
 
@@ -69,4 +70,5 @@ def test_a_prepared_sample_has_every_candidate_with_its_audio(name, tmp_path):
     assert (row.audio is None) == (name == "text")
     if row.audio is None:
         return
-    assert len(read_audio(row.audio, 16000, row.start, row.stop)) == pytest.approx(row.seconds * 16000, abs=1)
+    rate = row.audio.layout.frame_rate if isinstance(row.audio, Features) else 16000
+    assert len(read_signal(row, rate)) == pytest.approx(row.seconds * rate, abs=1)

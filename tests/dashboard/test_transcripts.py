@@ -105,3 +105,4 @@ def test_audio_that_cannot_be_had_says_why(tmp_path):
     assert "cannot be read" in clips.embed(utterance("a", audio="text.wav"))[1]
     assert "not there" in clips.embed(utterance("b", audio="gone.wav"))[1]
     assert "names no audio" in clips.embed(utterance("c"))[1]
+    assert "as features" in clips.embed(utterance("d", audio=f"{tmp_path}/d.mfc#width=13&frame_rate=100"))[1]

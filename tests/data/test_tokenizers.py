@@ -45,6 +45,11 @@ def test_pieces_are_longer_than_characters():
     assert PIECES.size <= 80
 
 
+def test_pieces_are_byte_pairs_in_the_order_of_joining_and_not_a_language_model():
+    scores = [PIECES._pieces.get_score(label) for label in range(1, PIECES.size)]
+    assert scores == [-float(rank) for rank in range(PIECES.size - 1)]
+
+
 def test_a_text_with_sentencepiece_s_own_sign_is_unknown():
     assert PIECES.unknown("the\u2581cat") == "\u2581"
 

@@ -1,12 +1,13 @@
 """`auricle data`: prepare a corpus, and look at what was prepared."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from auricle.core.errors import UsageError
+from auricle.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from auricle.data.manifest import Manifest
@@ -61,18 +62,28 @@ def _mapping(settings: list[str]) -> dict[str, Any]:
 @app.command()
 def inspect(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A prepared folder.")],
+    verified: Annotated[
+        bool, typer.Option("--verify", help="Read every file again, and tell those that are not what they were.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary and all rejections as JSON.")] = False,
 ) -> None:
     """Show what a manifest holds: hours, splits, lengths, languages, alphabet, and what was left out and why."""
     from auricle.cli.console import show_json
     from auricle.data.manifest import Manifest
+    from auricle.data.verify import verify
 
     found = Manifest.open(manifest)
+    damaged = verify(found) if verified else []
     if as_json:
         rejections = [{"id": r.id, "reason": r.reason, "detail": r.detail} for r in found.rejections]
-        show_json({**found.summary, "rejections": rejections})
+        show_json({**found.summary, "rejections": rejections, "damaged": [asdict(one) for one in damaged]})
     else:
         _show(found)
+    if verified and not as_json:
+        print(f"verified   {len(found) - len(damaged)} of {len(found)} files")
+    if damaged:
+        raise DataError(f"{manifest}: {len(damaged)} of {len(found)} files are not what was prepared; first: "
+                        f"{'; '.join(f'{one.file} is {one.what}' for one in damaged[:3])}. Fetch them again")
 
 
 def _show(manifest: "Manifest") -> None:
@@ -85,6 +96,8 @@ def _show(manifest: "Manifest") -> None:
     )
     print(f"source {summary['source']['kind']}, fingerprint {summary['fingerprint']}\n")
     show_table({"split": name, **entry, "hours": f"{entry['hours']:.2f}"} for name, entry in summary["splits"].items())
+    for layout in filter(None, manifest.layouts):
+        print(f"\nfeatures   {layout.width} values, {layout.frame_rate:g} frames a second")
     print(f"\nseconds    {_listed(summary['seconds'])}")
     print(f"languages  {_listed({name or 'unknown': count for name, count in summary['languages'].items()})}")
     print(f"alphabet   {len(summary['alphabet'])} characters: {summary['alphabet']!r}")

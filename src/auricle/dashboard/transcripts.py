@@ -11,6 +11,7 @@ from typing import Any
 import soundfile
 from rapidfuzz.distance import Levenshtein
 
+from auricle.data.features import Features
 from auricle.metrics import Counts
 
 
@@ -90,6 +91,8 @@ class Clips:
         """(address, why there is none); one of the two is empty."""
         if not row.audio:
             return "", "the evaluation names no audio file"
+        if Features.parse(row.audio):
+            return "", "it was heard as features, which nobody can play"
         path = next((path for path in (Path(row.audio), self._run_folder / row.audio) if path.is_file()), None)
         if path is None:
             return "", "the audio file is not there any more"

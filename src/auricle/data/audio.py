@@ -31,13 +31,13 @@ class Clip(Protocol):
 class AudioProblem(DataError):
     """Audio that cannot be used; `reason` and `detail` are those of a Rejection."""
 
-    def __init__(self, path: Path | Clip, reason: Reason, detail: str) -> None:
+    def __init__(self, path: Path | Clip, reason: Reason, detail: str, expected: str = "wav, flac, ogg or mp3") -> None:
         super().__init__(f"{path}: {reason.replace('_', ' ')} ({detail}); "
-                         "expected wav, flac, ogg or mp3. Replace the file or leave it out of the data")
-        self.path, self.reason, self.detail = path, reason, detail
+                         f"expected {expected}. Replace the file or leave it out of the data")
+        self.path, self.reason, self.detail, self.expected = path, reason, detail, expected
 
     def __reduce__(self) -> tuple:
-        return AudioProblem, (self.path, self.reason, self.detail)
+        return AudioProblem, (self.path, self.reason, self.detail, self.expected)
 
 
 def read_audio(

@@ -3,7 +3,7 @@
 Speed is drawn for whole epochs at once, because it changes lengths and the plan must know them; gain, noise and
 masks are drawn utterance by utterance in the loader's workers.
 
-# T samples · F frames · M mel bins
+# T samples · F frames · M mel bins, or other values a frame
 """
 
 from functools import lru_cache
@@ -48,11 +48,28 @@ class Augment:
             audio = add_noise(audio, noise, rng.uniform(*self.config.noise.snr_db), rng)
         return audio.astype(np.float32, copy=False)
 
+    def signal(self, signal: np.ndarray, speed: float, rng: np.random.Generator) -> np.ndarray:
+        """(T,) samples as `audio` makes them, or (F, M) features at that speed."""
+        return stretched(signal, speed) if signal.ndim == 2 else self.audio(signal, speed, rng)
+
     def garbled(self, text: str, rng: np.random.Generator) -> str:
         return GarbledText(self.config.text, rng)(text) if self.config.text else text
 
     def generator(self, epoch: int, occurrence: int, utterance: str) -> np.random.Generator:
         return generator(self.seed, "augment", epoch, occurrence, utterance)
+
+
+def stretched(features: np.ndarray, speed: float) -> np.ndarray:
+    """(F, M) → (⌈F / speed - ½⌉, M) float32, at least one frame of some: linear interpolation between frames, whose
+    middles keep their places. The length is the one that a plan reckons with (F / speed, rounded)."""
+    frames = len(features)
+    if speed == 1.0 or not frames:
+        return features
+    wanted = max(1, int(np.ceil(frames / speed - 0.5)))
+    places = np.clip((np.arange(wanted) + 0.5) * speed - 0.5, 0, frames - 1)  # (F / speed,)
+    before = places.astype(np.int64)
+    after, share = np.minimum(before + 1, frames - 1), (places - before)[:, None]
+    return (features[before] * (1 - share) + features[after] * share).astype(np.float32)  # (F / speed, M)
 
 
 def noise_files(config: NoiseConfig) -> list[Path]:

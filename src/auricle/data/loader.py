@@ -1,6 +1,6 @@
 """From a plan to batches: worker processes read, resample, augment and collate.
 
-Plan ──MicroBatch (rows)──► worker: read_audio → Augment → Utterance → task.collate ──► Batch
+Plan ──MicroBatch (rows)──► worker: read_signal → Augment → Utterance → task.collate ──► Batch
 """
 
 import ctypes
@@ -24,6 +24,7 @@ from auricle.core.errors import AuricleError, DataError, Preempted
 from auricle.data.audio import AudioProblem, read_audio
 from auricle.data.augment import Augment, FeatureMasks
 from auricle.data.draws import id_hashes
+from auricle.data.features import Features
 from auricle.data.frames import Frames
 from auricle.data.judge import Rejection
 from auricle.data.manifest import Manifest, Row
@@ -38,7 +39,9 @@ class Utterance:
 
     id: str
     audio: np.ndarray | None
-    """(T,) float32 mono at the task's sample rate, augmented in training; None where there is text or frames alone."""
+    """(T,) float32 mono at the task's sample rate, augmented in training; None where there is none."""
+    features: np.ndarray | None = None
+    """(F, M) float32 that were computed before, in the place of audio; F / sample_rate are the seconds."""
     sample_rate: int
     text: str
     seconds: float
@@ -252,20 +255,25 @@ class TrainingSet(Dataset):
         if row.audio is None:
             garbled = self.augment.garbled(row.text, rng) if self.augment else row.text
             return text_utterance(row, self.sample_rate, garbled, instruction)
-        audio, masks = read_audio(row.audio, self.sample_rate, row.start, row.stop), None
+        signal, masks = read_signal(row, self.sample_rate), None
         if self.augment:
-            audio = self.augment.audio(audio, speed, rng)
+            signal = self.augment.signal(signal, speed, rng)
             spec_augment = self.augment.config.spec_augment
             masks = FeatureMasks(spec_augment, rng) if spec_augment else None
-        return Utterance(
-            id=row.id,
-            audio=audio,
-            sample_rate=self.sample_rate,
-            text=row.text,
-            seconds=len(audio) / self.sample_rate,
-            augment_features=masks,
-            instruction=instruction,
-        )
+        return _heard(row, signal, self.sample_rate, augment_features=masks, instruction=instruction)
+
+
+def read_signal(row: Row, sample_rate: int) -> np.ndarray:
+    """(T,) samples at `sample_rate`, or the (F, M) features of a row that has those. Raises AudioProblem."""
+    if isinstance(row.audio, Features):
+        return row.audio.read(row.start, row.stop)
+    return read_audio(row.audio, sample_rate, row.start, row.stop)
+
+
+def _heard(row: Row, signal: np.ndarray, sample_rate: int, **options: Any) -> Utterance:
+    kind = "features" if signal.ndim == 2 else "audio"
+    return Utterance(**{"audio": None, kind: signal}, id=row.id, sample_rate=sample_rate, text=row.text,
+                     seconds=len(signal) / sample_rate, **options)
 
 
 def text_utterance(row: Row, sample_rate: int, heard: str, instruction: str) -> Utterance:
@@ -289,20 +297,11 @@ class EvaluationSet(Dataset):
                 utterances.append(text_utterance(row, self.sample_rate, row.text, instruction))
                 continue
             try:
-                audio = read_audio(row.audio, self.sample_rate, row.start, row.stop)
+                signal = read_signal(row, self.sample_rate)
             except AudioProblem as problem:
-                audio = np.zeros(0, np.float32)
+                signal = np.zeros(0, np.float32)
                 rejections.append(Rejection(problem.reason, row.id, problem.detail))
-            utterances.append(
-                Utterance(
-                    id=row.id,
-                    audio=audio,
-                    sample_rate=self.sample_rate,
-                    text=row.text,
-                    seconds=len(audio) / self.sample_rate,
-                    instruction=instruction,
-                )
-            )
+            utterances.append(_heard(row, signal, self.sample_rate, instruction=instruction))
         batch = self.collate(utterances)
         return replace(batch, rejections=tuple(rejections)) if rejections else batch
 

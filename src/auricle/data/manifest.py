@@ -8,10 +8,11 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from auricle.core.errors import DataError, nearest
+from auricle.data.features import Features, Layout
 from auricle.data.judge import Rejection
 from auricle.data.row_groups import Cell, cell_groups
 
@@ -38,10 +40,13 @@ SCHEMA = pa.schema([
     ("split", pa.string()),
 ])
 """The columns of every manifest; others are free. A reference is relative to the manifest's folder, or absolute, or
-names a cell of a Parquet file (data/row_groups.py)."""
+names a cell of a Parquet file (data/row_groups.py). Of kind "features" it names a file of features
+(data/features.py)."""
 
+AUDIO, FEATURES = "audio", "features"
+"""Kinds of media."""
 
-NO_AUDIO = {"reference": None, "start": None, "stop": None}
+NO_AUDIO = {"kind": None, "reference": None, "start": None, "stop": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,8 @@ class Row:
     """One utterance. `start` and `stop` are seconds into the file; None is its start and its end."""
 
     id: str
-    audio: Path | Cell | None
-    """A file, a cell of a Parquet file, or None for a row of text alone."""
+    audio: Path | Cell | Features | None
+    """A file, a cell of a Parquet file, features in the place of audio, or None for a row of text alone."""
     start: float | None
     stop: float | None
     text: str
@@ -112,6 +117,16 @@ class Manifest:
         return counted if self._selection is None else counted[self._selection]
 
     @cached_property
+    def layouts(self) -> frozenset[Layout | None]:
+        """Of the rows that are features; None stands for rows with audio."""
+        media = self._column("media").combine_chunks().flatten()
+        kinds, references = pc.struct_field(media, "kind"), pc.struct_field(media, "reference")
+        features = references.filter(pc.equal(kinds, FEATURES))
+        endings = pc.replace_substring_regex(features, r".*#width=", "#width=").unique().to_pylist()
+        found = {Features.parse(f"_{ending}").layout for ending in endings}
+        return frozenset(found | ({None} if len(features) < len(media) else set()))
+
+    @cached_property
     def groups(self) -> np.ndarray | None:
         """(N,) int64, equal for rows whose audio lies in the same row group of a Parquet file; None where none does."""
         return cell_groups(self._column("media"))
@@ -124,13 +139,17 @@ class Manifest:
     def texts(self) -> list[str]:
         return self.column("text")
 
+    @property
+    def columns(self) -> list[str]:
+        return self._table.column_names
+
     def column(self, name: str) -> list:
         """The values of a column as Python objects. Raises DataError with the nearest name."""
         return self._column(name).to_pylist()
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        if name not in self._table.column_names:
-            raise DataError(f"{self.folder}: no column '{name}'; {nearest(name, self._table.column_names)}")
+        if name not in self.columns:
+            raise DataError(f"{self.folder}: no column '{name}'; {nearest(name, self.columns)}")
         column = self._table.column(name)
         return column if self._selection is None else column.take(pa.array(self._selection))
 
@@ -144,12 +163,16 @@ class Manifest:
 
     def _row(self, fields: dict) -> Row:
         audio = fields["media"][0] if fields["media"] else NO_AUDIO
-        return Row(id=fields["id"], audio=self._located(audio["reference"]), start=audio["start"], stop=audio["stop"],
+        return Row(id=fields["id"], audio=self._located(audio), start=audio["start"], stop=audio["stop"],
                    text=fields["text"], seconds=fields["lengths"]["seconds"], speaker=fields["speaker"],
                    language=fields["language"], source=fields["source"], split=fields["split"],
                    prompt=fields.get("prompt") or "")
 
-    def _located(self, reference: str | None) -> Path | Cell | None:
+    def _located(self, audio: Mapping[str, Any]) -> Path | Cell | Features | None:
+        reference = audio["reference"]
+        if audio["kind"] == FEATURES:
+            found = Features.parse(reference)
+            return Features(self.folder / found.path, found.layout)
         return reference and (Cell.parse(reference) or self.folder / reference)
 
     def where(self, split: str | None = None, rows: Sequence[int] | np.ndarray | None = None) -> "Manifest":

@@ -25,7 +25,7 @@ from auricle.core.frame import Block
 from auricle.data.judge import Checks, refuse_if_too_many
 from auricle.data.manifest import SUMMARY, Manifest
 from auricle.data.merge import merge, sync
-from auricle.data.shards import Job, make_shards, rejections_of, seconds_of, usable
+from auricle.data.shards import CHECKSUM, Job, make_shards, rejections_of, seconds_of, usable
 from auricle.data.sources import Candidate
 
 LAYOUT = 1
@@ -156,6 +156,8 @@ def _list(source: Any, config: Block) -> _Listing:
     if twice:
         raise DataError(f"{config.kind}: {len(twice)} ids occur more than once, as {', '.join(sorted(twice)[:3])}; "
                         "expected one row an id. Remove the repeated rows, or give each its own id")
+    if getattr(config, "checksums", False):
+        columns.add(CHECKSUM)
     return _Listing(len(seen), digest.hexdigest(), tuple(sorted(columns)))
 
 

@@ -3,6 +3,7 @@
 A shard holds every row of its chunk, the rejected ones too: `reason` is null for rows that can be used.
 """
 
+import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -19,16 +20,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from auricle.core.errors import DataError
 from auricle.core.folder import find
 from auricle.core.frame import Block
 from auricle.data.audio import AudioProblem, Clip, decode
+from auricle.data.features import Features
 from auricle.data.judge import Checks, Facts, Rejection, judge, spoken_seconds
-from auricle.data.manifest import SCHEMA, audio_seconds
+from auricle.data.manifest import AUDIO, FEATURES, SCHEMA, audio_seconds
 from auricle.data.sources import Candidate
 
 VERDICT = ("reason", "detail")
+CHECKSUM = "checksum"
+"""A column of sources that ask for it: xxh3-64 of the bytes of each row's file (data/verify.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,21 +124,27 @@ def make_shard(job: Job, chunk: list[Candidate]) -> Job:
 
 def _row(source: Any, job: Job, candidate: Candidate) -> dict[str, Any]:
     if candidate.audio is None and not hasattr(source, "render"):
-        media, facts = [], Facts(id=candidate.id, text=candidate.text, seconds=spoken_seconds(candidate.text))
+        audio, media = None, []
+        facts = Facts(id=candidate.id, text=candidate.text, seconds=spoken_seconds(candidate.text))
     else:
         audio, reference = _located(source, job, candidate)
-        media = [{"kind": "audio", "reference": reference, "start": candidate.start, "stop": candidate.stop}]
+        kind = FEATURES if isinstance(audio, Features) else AUDIO
+        media = [{"kind": kind, "reference": reference, "start": candidate.start, "stop": candidate.stop}]
         facts = _facts(candidate, audio)
     rejection = judge(facts, job.checks)
     return {"id": candidate.id, "text": candidate.text, "messages": None, "media": media,
             "lengths": {"seconds": facts.seconds, "tokens": None, "pixels": None},
             "speaker": candidate.speaker, "language": candidate.language, "source": job.config.kind,
             "split": candidate.split, **{name: candidate.extra.get(name) for name in job.columns},
+            **({CHECKSUM: checksum(audio)} if CHECKSUM in job.columns else {}),
             "reason": rejection and rejection.reason, "detail": rejection and rejection.detail}
 
 
-def _located(source: Any, job: Job, candidate: Candidate) -> tuple[Path | Clip, str]:
+def _located(source: Any, job: Job, candidate: Candidate) -> tuple[Path | Clip | Features, str]:
     """The audio of a candidate and how the manifest refers to it."""
+    if isinstance(candidate.audio, Features):
+        found = Features(candidate.audio.path.absolute(), candidate.audio.layout)
+        return found, str(found)
     if candidate.audio is not None and not isinstance(candidate.audio, Path):
         return candidate.audio, str(candidate.audio)
     if candidate.audio is not None:
@@ -146,16 +157,28 @@ def _located(source: Any, job: Job, candidate: Candidate) -> tuple[Path | Clip, 
     return path, path.relative_to(result).as_posix()
 
 
-def _facts(candidate: Candidate, audio: Path | Clip) -> Facts:
+def _facts(candidate: Candidate, audio: Path | Clip | Features) -> Facts:
     """What the corpus states of the candidate, or else a full decode of its audio."""
     if candidate.seconds is not None:
         return Facts(id=candidate.id, text=candidate.text, seconds=candidate.seconds)
     try:
-        samples, rate = decode(audio, candidate.start, candidate.stop)
+        if isinstance(audio, Features):
+            samples, rate = audio.read(candidate.start, candidate.stop), audio.layout.frame_rate
+        else:
+            samples, rate = decode(audio, candidate.start, candidate.stop)
     except AudioProblem as problem:
         return Facts(id=candidate.id, text=candidate.text, seconds=0.0, problem=(problem.reason, problem.detail))
     return Facts(id=candidate.id, text=candidate.text, seconds=len(samples) / rate, samples=len(samples),
                  finite=bool(np.isfinite(samples).all()))
+
+
+def checksum(audio: Path | Clip | Features | None) -> str | None:
+    """None for what is no file of its own, or is not there."""
+    path = audio.path if isinstance(audio, Features) else audio
+    if not isinstance(path, Path) or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
 
 
 def usable(job: Job) -> bool:

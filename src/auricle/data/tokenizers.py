@@ -7,7 +7,8 @@ rejects such rows before training, and `encode` leaves it out where a row is onl
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -15,6 +16,7 @@ import sentencepiece
 
 from auricle.core.errors import ConfigError, DataError, ModelError
 from auricle.data.chat_tokenizer import ChatTokenizer
+from auricle.data.extended_tokenizer import ADDED, Extended
 
 SPACE = "\u2581"
 """How SentencePiece writes a space: a text that has the sign itself would come back with a space."""
@@ -69,9 +71,25 @@ class Characters:
     def save(self, folder: Path) -> None:
         _describe(folder, kind="characters", alphabet=self.alphabet)
 
+    def words(self, labels: Sequence[int]) -> Iterator[slice]:
+        """Where each word lies among the labels of a text."""
+        ends = [-1, *(place for place, label in enumerate(labels) if self.alphabet[label] == " "), len(labels)]
+        return (slice(before + 1, after) for before, after in pairwise(ends))
+
+    def with_characters(self, characters: str) -> tuple[Self, list[int]]:
+        """The same with labels for these, and what label each of its own became."""
+        more = type(self)(self.alphabet + characters)
+        return more, more.encode(self.alphabet)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Characters) and self.alphabet == other.alphabet
+
+    def __hash__(self) -> int:
+        return hash(self.alphabet)
+
 
 class SentencePiece:
-    """Pieces of words (Kudo 2018, unigram language model), with nothing normalised: `decode(encode(text)) == text`."""
+    """Pieces of words (byte pairs: Sennrich et al. 2016), with nothing normalised: `decode(encode(text)) == text`."""
 
     def __init__(self, model: bytes) -> None:
         self.model = model
@@ -83,9 +101,10 @@ class SentencePiece:
         written = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts), model_writer=written, vocab_size=vocabulary_size, hard_vocab_limit=False,
-                character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False,
-                bos_id=-1, eos_id=-1, pad_id=-1, max_sentence_length=LONGEST_TEXT_BYTES, minloglevel=2)
+                sentence_iterator=iter(texts), model_writer=written, model_type="bpe", vocab_size=vocabulary_size,
+                hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="identity",
+                remove_extra_whitespaces=False, bos_id=-1, eos_id=-1, pad_id=-1,
+                max_sentence_length=LONGEST_TEXT_BYTES, minloglevel=2)
         except RuntimeError as error:
             raise ConfigError(f"task.tokenizer.vocabulary_size: SentencePiece cannot make {vocabulary_size} pieces of "
                               f"the training transcripts: {str(error).strip().splitlines()[-1]}") from None
@@ -110,8 +129,29 @@ class SentencePiece:
         (folder / PIECES).write_bytes(self.model)
         _describe(folder, kind="sentencepiece")
 
+    def words(self, labels: Sequence[int]) -> Iterator[slice]:
+        """Where each word lies among the labels of a text: it begins with a piece that brings a space along."""
+        begins = [place for place, label in enumerate(labels) if self._pieces.id_to_piece(label).startswith(SPACE)]
+        return (slice(start, stop) for start, stop in pairwise([*begins, len(labels)]))
+
+    def with_characters(self, characters: str) -> tuple[Self, list[int]]:
+        """The same with labels for these, and what label each of its own became.
+
+        A piece is an entry of a repeated field of the model, and such fields are joined where messages are (Protocol
+        Buffers, encoding): field 1 of the model, whose field 1 is the piece's text.
+        """
+        pieces = [b"\x0a%c%b" % (len(text), text) for text in (character.encode() for character in characters)]
+        entries = b"".join(b"\x0a%c%b" % (len(piece), piece) for piece in pieces)
+        return type(self)(self.model + entries), list(range(self.size))
+
     def __reduce__(self) -> tuple:
         return SentencePiece, (self.model,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SentencePiece) and self.model == other.model
+
+    def __hash__(self) -> int:
+        return hash(self.model)
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocabulary_size: int | None = None) -> Tokenizer:
@@ -133,10 +173,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if "kind" not in saved and "model" in saved:  # as transformers saves one
             return ChatTokenizer.saved(folder)
-        if saved["kind"] == "characters":
-            return Characters(saved["alphabet"])
-        if saved["kind"] == "sentencepiece":
-            return SentencePiece((folder / PIECES).read_bytes())
+        if saved["kind"] in ("characters", "sentencepiece"):
+            characters = saved["kind"] == "characters"
+            base = Characters(saved["alphabet"]) if characters else SentencePiece((folder / PIECES).read_bytes())
+            return Extended(base, saved[ADDED]) if ADDED in saved else base
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise ModelError(f"{folder}: no {missing}; expected a model folder that Auricle wrote") from None

@@ -20,6 +20,7 @@ from auricle.data.loader import Utterance
 from auricle.inference.load import folder_of
 from auricle.models.parts.folder import MODEL_TYPE
 from auricle.tasks.parts.assembly import Assembly, load
+from auricle.tasks.parts.media import refuse_files_of_audio
 
 
 class AuricleConfig(PreTrainedConfig):
@@ -56,6 +57,7 @@ class AuricleModel(PreTrainedModel):
     def transcribe(self, audio: np.ndarray, sampling_rate: int, decoder: str = "") -> str:
         """(T,) float samples in [-1, 1] → text; a clip as long as the model takes one (`auricle transcribe` cuts)."""
         task = self.assembly.task
+        refuse_files_of_audio(task.frontend)
         rate = task.frontend.sample_rate
         samples = resample(np.asarray(audio, np.float32), sampling_rate, rate)
         one = Utterance(id="clip", audio=samples, sample_rate=rate, text="", seconds=len(samples) / rate)

@@ -13,6 +13,7 @@ from auricle.data.loader import Utterance
 from auricle.inference.segments import Span, read_long, segment
 from auricle.tasks import Task
 from auricle.tasks.parts.assembly import Assembly
+from auricle.tasks.parts.media import refuse_files_of_audio
 
 BATCH_SIZE = 8
 BATCHES_READ = 8
@@ -117,6 +118,7 @@ def transcribe(
 
 def _parts(task: Task, paths: Iterable[Path], pending: deque[_File]) -> Iterator[_Part]:
     """Reads one file after the other, as far as its segments are wanted."""
+    refuse_files_of_audio(task.frontend)
     rate = task.frontend.sample_rate
     for path in paths:
         audio = read_long(path, rate)

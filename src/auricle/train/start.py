@@ -28,6 +28,8 @@ from auricle.store import steps
 from auricle.store.hub import refuse_without_token
 from auricle.store.mirror_pusher import start_pusher
 from auricle.tasks.parts.assembly import Assembly, assemble, tokenizer_for
+from auricle.tasks.parts.media import refuse_changes_of_audio, refuse_other_media
+from auricle.tasks.parts.vocabulary import refuse_other_labels, refuse_other_tokenizer
 from auricle.train import datasets, run_folder
 from auricle.train.claim import NOTHING_TYPED, Claim, Options, claimed
 from auricle.train.engine import Engine
@@ -174,6 +176,7 @@ def _train_logged(
     if engine.is_main:
         keep_orders(folder, stages)
     if found is None and config.training.pretrained_model_path:
+        refuse_other_labels(stages[0].assembly, Path(config.training.pretrained_model_path))
         event(
             "weights",
             path=config.training.pretrained_model_path,
@@ -228,7 +231,10 @@ def _home(
         kept = found / steps.STAGES / stage
         return kept if (kept / DESCRIPTION).is_file() else None
     start = config.training.pretrained_model_path and Path(config.training.pretrained_model_path)
-    return start if start and read_config(start).task.get("kind") == task.kind else None
+    if not start or (saved := read_config(start)).task.get("kind") != task.kind:
+        return None
+    refuse_other_tokenizer(task, start, saved)
+    return start
 
 
 def _stages(
@@ -238,8 +244,9 @@ def _stages(
     stages, judgements = [], {}
     for number, (name, training) in enumerate(config.stage_configs().items()):
         assembly, data = assemblies[name], datasets.chosen(config.data, training.datasets)
+        data = data.model_copy(update={"augment": config.stage_augment(name)})
         _refuse_unknown_instructions(data, assembly)
-        key = (tuple(data.datasets), id(assembly.task))
+        key = (tuple(data.datasets), id(assembly.task), data.augment.model_dump_json())
         if key not in judgements:
             judgements[key] = (
                 datasets.training_rows(data, manifests, assembly.task.checks(), config.training.seed),
@@ -247,8 +254,9 @@ def _stages(
             )
         judged, evaluations = judgements[key]
         # The first start's world size fixes the effective batch where only accumulation is given.
-        augment = Augment(config.data.augment, config.training.seed, assembly.task.frontend.sample_rate)
+        augment = Augment(data.augment, config.training.seed, assembly.task.frontend.sample_rate)
         _refuse_masks_of_waveforms(augment, assembly)
+        _refuse_other_media(assembly, augment, [*judged, *evaluations])
         report = partial(_report_window, event)
         training_set = _training_set(training, data, judged, assembly, augment, record["world"], report)
         stages.append(
@@ -326,6 +334,14 @@ def _refuse_unknown_instructions(data: DataConfig, assembly: Assembly) -> None:
         if known and entry.instruction is not None and entry.instruction not in known:
             raise ConfigError(f"data.datasets.{name}.instruction: no '{entry.instruction}'; "
                               f"{nearest(entry.instruction, known)}. task.instructions adds others")
+
+
+def _refuse_other_media(assembly: Assembly, augment: Augment, found: Sequence[datasets.Judged]) -> None:
+    frontend = assembly.task.frontend
+    for judged in found:
+        layouts = judged.manifest.layouts if isinstance(judged.manifest, Manifest) else {None}
+        refuse_other_media(frontend, layouts, f"data set '{judged.name}'")
+    refuse_changes_of_audio(frontend, augment.config)
 
 
 def _refuse_masks_of_waveforms(augment: Augment, assembly: Assembly) -> None:

@@ -2,7 +2,7 @@ import kaldi_native_fbank
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 
@@ -52,6 +52,7 @@ def test_silence_is_finite_and_lies_on_the_floor():
 
 
 @settings(deadline=None, max_examples=60)
+@example(samples=220, rate=22_050, style="whisper")
 @given(samples=st.integers(0, 2500), rate=st.sampled_from(RATES), style=st.sampled_from(["whisper", "kaldi"]))
 def test_lengths_are_the_real_ones_for_every_length_from_nothing_up(samples, rate, style):
     frontend = LogMel(rate, 20, style)

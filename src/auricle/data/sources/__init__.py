@@ -16,15 +16,17 @@ from typing import Protocol
 
 from auricle.core.frame import Block
 from auricle.data.audio import Clip
+from auricle.data.features import Features
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """One utterance as the corpus lists it. `audio` is None where the source renders it, or has text alone."""
+    """One utterance as the corpus lists it. `audio` is None where the source renders it, or has text alone; features
+    may stand in its place."""
 
     id: str
     text: str
-    audio: Path | Clip | None = None
+    audio: Path | Clip | Features | None = None
     start: float | None = None
     """Seconds into the file; None is its start."""
     stop: float | None = None

@@ -4,7 +4,9 @@
     clips/a.wav,open the gate,anna
 
 Columns: audio, audio_path, wav or path (relative to the file, or absolute), text; id, start and stop (seconds into the
-audio), speaker, language, prompt. Two columns without a header will do, when one of them is audio that exists.
+audio), speaker, language, prompt. In the place of audio may stand features, as .mfc or .npy (data/features.py), with
+width (values a frame; 13) and frame_rate (100). Two columns without a header will do, when one of them is audio that
+exists.
 """
 
 import csv

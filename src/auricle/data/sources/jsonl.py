@@ -3,7 +3,9 @@
     {"audio": "clips/a.wav", "text": "open the gate"}
 
 `audio` (or `audio_path`) is relative to the file that names it, or absolute. Known beside it: id, start and stop
-(seconds into the file), speaker, language, prompt. A `duration` may stand there; it is measured all the same.
+(seconds into the file), speaker, language, prompt. A `duration` may stand there; it is measured all the same. In the
+place of audio may stand features, as .mfc or .npy (data/features.py), with `width` (values a frame; 13) and
+`frame_rate` (100).
 """
 
 import json

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from auricle.core.errors import DataError
+from auricle.data.features import FRAME_RATE, MFC_WIDTH, SUFFIXES, Features, Layout
 from auricle.data.sources import Candidate
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"})
@@ -38,7 +39,8 @@ def lines_of(file: Path) -> Iterator[str]:
 def candidate_of(fields: Mapping[str, Any], base: Path, split: str, where: str) -> Candidate:
     """The candidate that a row describes; relative audio paths start at `base`. Raises DataError.
 
-    Without an `id` the row is named by its audio: the path as written, without suffix, and `@start` for a segment.
+    Without an `id` the row is named by its audio: the path as written, without suffix, and `@start` for a segment. A
+    .mfc or .npy file in the place of audio holds features, `width` of them `frame_rate` times a second.
     """
     audio = next((str(fields[name]) for name in AUDIO_FIELDS if fields.get(name)), None)
     if audio is None or "text" not in fields:
@@ -46,14 +48,30 @@ def candidate_of(fields: Mapping[str, Any], base: Path, split: str, where: str) 
         raise DataError(f"{where}: no field for {missing}; found {', '.join(map(str, fields)) or 'nothing'}")
     start, stop = (_seconds(fields, name, where) for name in ("start", "stop"))
     name = Path(audio).with_suffix("").as_posix() + ("" if start is None else f"@{start:g}")
-    return Candidate(id=str(fields.get("id") or name), text=str(fields["text"] or ""), audio=base / audio, start=start,
-                     stop=stop, speaker=str(fields.get("speaker") or ""), language=str(fields.get("language") or ""),
-                     split=split, extra={"prompt": str(fields["prompt"] or "")} if "prompt" in fields else {})
+    return Candidate(id=str(fields.get("id") or name), text=str(fields["text"] or ""), start=start, stop=stop,
+                     audio=_signal(base / audio, fields, where), speaker=str(fields.get("speaker") or ""),
+                     language=str(fields.get("language") or ""), split=split,
+                     extra={"prompt": str(fields["prompt"] or "")} if "prompt" in fields else {})
+
+
+def _signal(path: Path, fields: Mapping[str, Any], where: str) -> Path | Features:
+    if path.suffix.lower() not in SUFFIXES:
+        return path
+    width = _number(fields, "width", where, "values a frame") or float(MFC_WIDTH)
+    frame_rate = _number(fields, "frame_rate", where, "frames a second") or FRAME_RATE
+    if width <= 0 or not width.is_integer() or frame_rate <= 0:
+        raise DataError(f"{where}: width is {width:g} and frame_rate {frame_rate:g}; expected a whole number of values "
+                        "a frame, and frames a second")
+    return Features(path, Layout(int(width), frame_rate))
 
 
 def _seconds(fields: Mapping[str, Any], name: str, where: str) -> float | None:
+    return _number(fields, name, where, "seconds")
+
+
+def _number(fields: Mapping[str, Any], name: str, where: str, expected: str) -> float | None:
     value = fields.get(name)
     try:
         return None if value in (None, "") else float(value)
     except (TypeError, ValueError):
-        raise DataError(f"{where}: {name} is {value!r}; expected seconds") from None
+        raise DataError(f"{where}: {name} is {value!r}; expected {expected}") from None

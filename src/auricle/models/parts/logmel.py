@@ -70,10 +70,11 @@ class LogMel(nn.Module):
         if self.lengths(len(samples)) == 0:
             return torch.zeros(0, self.n_mels)
         features = self._whisper(samples) if self.style == "whisper" else self._kaldi(samples)
-        return self._normalized(features)
+        return normalized(features, self.normalize)
 
     def _whisper(self, samples: Tensor) -> Tensor:
-        frames = reflect(samples, self.fft_points // 2).unfold(0, self.window_samples, self.hop_samples)[:-1]  # (F, W)
+        frames = reflect(samples, self.fft_points // 2).unfold(0, self.window_samples, self.hop_samples)
+        frames = frames[: self.lengths(len(samples))]  # (F, W); Whisper drops the last; an odd window has no such one
         mel = self._mel(frames).clamp_(min=WHISPER_FLOOR).log10_()  # (F, M)
         return mel.clamp_(min=mel.max() - 8.0).add_(4.0).div_(4.0)
 
@@ -87,12 +88,14 @@ class LogMel(nn.Module):
         spectrum = torch.fft.rfft(frames * self._window, n=self.fft_points)  # (F, N/2+1)
         return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag) @ self._filters  # (F, M)
 
-    def _normalized(self, features: Tensor) -> Tensor:
-        if self.normalize != "none":
-            features = features - features.mean(0)
-        if self.normalize == "mean_variance":
-            features = features / features.std(0, correction=0).clamp(min=1e-5)
-        return features
+
+def normalized(features: Tensor, how: Normalize) -> Tensor:
+    """(F, M) → (F, M), each column over the utterance."""
+    if how != "none":
+        features = features - features.mean(0)
+    if how == "mean_variance":
+        features = features / features.std(0, correction=0).clamp(min=1e-5)
+    return features
 
 
 def reflect(samples: Tensor, margin: int) -> Tensor:
