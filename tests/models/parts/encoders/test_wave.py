@@ -51,6 +51,35 @@ def test_a_clip_alone_gives_what_transformers_gives(kind, keys, tmp_path):
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("keys", [GROUP, STABLE], ids=["group", "stable"])
+@pytest.mark.parametrize("kind", WAVE)
+def test_all_layers_of_a_clip_are_the_hidden_states_of_transformers_and_the_last_is_its_output(kind, keys, tmp_path):
+    model = theirs(kind, keys)
+    encoder = build(EncoderConfig(kind=kind, pretrained=saved(model, tmp_path)))
+    for samples in (400, 719, 5000):
+        audio = noise(samples)
+        with torch.no_grad():
+            said = model(torch.from_numpy(audio).unsqueeze(0), output_hidden_states=True)
+            expected = [*said.hidden_states[1:-1], said.last_hidden_state]
+            layers, (length,) = encoder.all_layers(*batch(encoder, [audio]))
+        assert len(layers) == len(expected) == len(encoder.layers)
+        for ours, one in zip(layers, expected, strict=True):
+            torch.testing.assert_close(ours[0, :length], one[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["wavlm-group", "hubert-group", "wav2vec2-stable"])
+def test_padding_changes_no_layer(case):
+    encoder = built(case, torch.float64)
+    clips = [noise(4000), noise(700), noise(10)]
+    together, lengths = encoder.all_layers(*batch(encoder, clips, torch.float64, filler=float("nan"), extra=7))
+    assert torch.equal(together[-1], encoder(*batch(encoder, clips, torch.float64, extra=7))[0])
+    assert lengths.tolist() == [12, 1, 0]
+    for row, (clip, length) in enumerate(zip(clips, lengths, strict=True)):
+        alone, _ = encoder.all_layers(*batch(encoder, [clip], torch.float64))
+        for ours, one in zip(together, alone, strict=True):
+            torch.testing.assert_close(ours[row, :length], one[0, :length], atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("kind", WAVE)
 def test_gradients_are_those_of_transformers(kind, tmp_path):
     model = theirs(kind, STABLE).train()

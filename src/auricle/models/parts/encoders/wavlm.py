@@ -6,6 +6,7 @@ fused one, which gives the same numbers.
 # B batch · E encoder frames · D width · H heads · K head width (D/H)
 """
 
+from collections.abc import Iterator
 from typing import Self
 
 import torch
@@ -57,11 +58,11 @@ class WavLM(WaveEncoder):
         for layer in self.layers:
             layer.attention = FusedAttention.of(layer.attention)
 
-    def transformed(self, x: Tensor, mask: Tensor) -> Tensor:
+    def transformed(self, x: Tensor, mask: Tensor) -> Iterator[Tensor]:
         bias = None
         for layer in self.layers:
             x, bias = layer(x, attention_mask=mask, position_bias=bias)
-        return x
+            yield x
 
 
 def build(config: EncoderConfig) -> WavLM:

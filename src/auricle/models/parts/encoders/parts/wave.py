@@ -9,6 +9,7 @@ convolution for positions, transformer blocks. The modules and weights are those
 # B batch · T samples · F frames of a convolution · C channels · E encoder frames · D width
 """
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -60,18 +61,33 @@ class WaveEncoder(nn.Module):
         return samples
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        batch = len(features)
-        x, samples = with_stand_in(features, lengths, self.receptive_field)
+        x, lengths, mask = self._embedded(*with_stand_in(features, lengths, self.receptive_field))
+        for y in self.transformed(x, mask):
+            x = y
+        x = self.norm(x) if self.norm_comes_last else x
+        return x[: len(features)], lengths[: len(features)]
+
+    def all_layers(self, features: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(B, T, 1), (B,) → what each block gives, (B, E, D) each; (B,) lengths.
+
+        They are transformers' `hidden_states` without the first, which enters the blocks; and the last is as `forward`
+        gives it, with its norm where one comes last, so that every parameter takes part.
+        """
+        x, lengths, mask = self._embedded(*with_stand_in(features, lengths, self.receptive_field))
+        *others, last = self.transformed(x, mask)
+        last = self.norm(last) if self.norm_comes_last else last
+        return [x[: len(features)] for x in (*others, last)], lengths[: len(features)]
+
+    def _embedded(self, features: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, 1), (B,) → what enters the blocks, (B, E, D); (B,) frames; (B, 1, 1, E), true where to attend."""
         lengths = self.lengths(samples)
-        x = self._convolved(x, samples)  # (B, E, C)
+        x = self._convolved(features, samples)  # (B, E, C)
         x = self.projection(x)
         x = x[0] if isinstance(x, tuple) else x  # (B, E, D)
         x = x.masked_fill(~valid_frames(lengths, x.shape[1]).unsqueeze(-1), 0.0)
         x = x + self.positions(x)
         x = self.dropout(x if self.norm_comes_last else self.norm(x))
-        x = self.transformed(x, attention_mask(lengths, x.shape[1]))
-        x = self.norm(x) if self.norm_comes_last else x
-        return x[:batch], lengths[:batch]
+        return x, lengths, attention_mask(lengths, x.shape[1])
 
     def _convolved(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, 1) → (B, E, C). A frame that counts sees no sample after its clip's end, so one mask will do."""
@@ -85,11 +101,11 @@ class WaveEncoder(nn.Module):
                 x = layer(x)  # (B, C, F)
         return x.transpose(1, 2)
 
-    def transformed(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, E, D) through the blocks, which attend where the mask (B, 1, 1, E) is true."""
+    def transformed(self, x: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        """(B, E, D) after each of the blocks, which attend where the mask (B, 1, 1, E) is true."""
         for layer in self.layers:
             x = layer(x, attention_mask=mask)
-        return x
+            yield x
 
 
 def normalized_over_time(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
