@@ -17,7 +17,10 @@ if TYPE_CHECKING:  # every config.py below imports this page, and must not need 
 
 
 class Model(Protocol):
-    """An `nn.Module` that tells its parts and its lengths."""
+    """An `nn.Module` that tells its parts and its lengths.
+
+    One that has `summary() -> list[str]` besides is described by these lines when a stage has frozen what it freezes.
+    """
 
     frontend: nn.Module
     """(T,) samples at `frontend.sample_rate` → (F, M) features; runs in loader workers, one utterance at a time."""

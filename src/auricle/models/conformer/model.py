@@ -31,6 +31,10 @@ class Conformer(nn.Module):
     def output_lengths(self, samples: Tensor) -> Tensor:
         return self.encoder.subsampling.lengths(self.frontend.lengths(samples))
 
+    def label_tensors(self) -> tuple[str, ...]:
+        """Names of the parameters that have a row a label, and the last for the blank."""
+        return ("ctc_head.weight", "ctc_head.bias")
+
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         utterances, frames, _ = features.shape
         if utterances == 0 or frames == 0:  # kernels need not take empty tensors, so a silent utterance stands in

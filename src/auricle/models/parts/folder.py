@@ -136,6 +136,12 @@ def load_weights(model: nn.Module, folder: Path, *, partial: bool = False) -> Lo
     return report
 
 
+def stored_names(folder: Path) -> set[str]:
+    """Names of the tensors that the folder holds. Raises ModelError."""
+    with ExitStack() as stack:
+        return set(_opened(_weight_paths(folder, read_config(folder)), stack))
+
+
 def verify_hub_part(component: str, part: HubPart, tensors: Mapping[str, Tensor]) -> None:
     """Raises ModelError unless the component, as built, has the weights that the model was trained with."""
     found = weights_hash(tensors)

@@ -37,6 +37,13 @@ class LogMelConfig(Frame):
     channels: Positive = 64
     """Of the convolution."""
 
+    @property
+    def clipwise(self) -> str | None:
+        """What of it looks at the whole utterance, which a stream never has."""
+        if self.style == "whisper":
+            return "style whisper"
+        return None if self.normalize == "none" else f"normalize {self.normalize}"
+
 
 class WaveConfig(Frame):
     """A pretrained encoder of the waveform with an adapter: a learned weighted sum of its layers (SUPERB, Yang et al.
@@ -44,6 +51,8 @@ class WaveConfig(Frame):
 
     kind: Literal["wave"] = "wave"
     encoder: EncoderConfig = EncoderConfig(kind="wavlm", pretrained="microsoft/wavlm-base")
+    dropout: Fraction = 0.1
+    """Between the two projections."""
 
     @field_validator("encoder")
     @classmethod
@@ -52,6 +61,11 @@ class WaveConfig(Frame):
             raise ValueError(f"encoder.kind is {encoder.kind}; expected one that takes the waveform at 50 frames a "
                              "second, as wavlm, hubert or wav2vec2")
         return encoder
+
+    @property
+    def clipwise(self) -> str | None:
+        """What of it looks at the whole utterance, which a stream never has."""
+        return "kind wave"
 
 
 class FeaturesConfig(Frame):
@@ -67,6 +81,25 @@ class FeaturesConfig(Frame):
     """Of each feature over the utterance."""
     channels: Positive = 64
     """Of the convolution."""
+
+    @field_validator("frame_rate")
+    @classmethod
+    def _halves_to_the_encoder_s(cls, rate: int) -> int:
+        factor = round(rate * FRAME_SECONDS)
+        if factor < 2 or factor & (factor - 1) or factor != rate * FRAME_SECONDS:
+            raise ValueError(f"a frame rate of {rate}; expected 100, 200 or 400, which can be halved to "
+                             f"{1 / FRAME_SECONDS:.0f}")
+        return rate
+
+    @property
+    def factor(self) -> int:
+        """Frames that the convolution makes one."""
+        return round(self.frame_rate * FRAME_SECONDS)
+
+    @property
+    def clipwise(self) -> str | None:
+        """What of it looks at the whole utterance, which a stream never has."""
+        return None if self.normalize == "none" else f"normalize {self.normalize}"
 
 
 FrontendConfig = Annotated[LogMelConfig | WaveConfig | FeaturesConfig, Field(discriminator="kind")]
@@ -104,6 +137,8 @@ class ConformerConfig(Frame):
 
 class ZipformerConfig(Frame):
     """Zipformer (Yao et al. 2024) without its fourth rate; each list has a value a stack, at 50, 25, 12.5, 25, 50 Hz.
+
+    The defaults are the first, second and fourth stack of its M, and the first two again.
     """
 
     kind: Literal["zipformer"] = "zipformer"
@@ -111,11 +146,14 @@ class ZipformerConfig(Frame):
     layers: list[Positive] = [2, 2, 4, 2, 2]
     heads: list[Positive] = [4, 4, 8, 4, 4]
     feedforward_widths: list[Positive] = [512, 768, 1536, 768, 512]
+    """Of a block's middle feed-forward module; its first has 3/4 of it, its last 5/4."""
     convolution_kernels: list[Positive] = [31, 31, 15, 31, 31]
+    """Frames of the stack's rate that a convolution module sees; odd."""
     query_head_width: Positive = 32
     value_head_width: Positive = 12
     position_head_width: Positive = 4
     position_width: Positive = 48
+    """Numbers that describe the distance of two frames."""
     dropout: Fraction = 0.1
 
     @model_validator(mode="after")
@@ -124,8 +162,13 @@ class ZipformerConfig(Frame):
             values = getattr(self, name)
             if len(values) != STACKS:
                 raise ValueError(f"{name} has {len(values)} values; expected one for each of the {STACKS} stacks")
+        for name in ("widths", "feedforward_widths"):
+            if odd := [width for width in getattr(self, name) if width % 4]:
+                raise ValueError(f"{name}: {odd[0]} is no multiple of 4; modules are 3/4 and 5/4 as wide")
         if even := [kernel for kernel in self.convolution_kernels if kernel % 2 == 0]:
             raise ValueError(f"convolution_kernels: {even[0]} is even; an odd one has a middle")
+        if self.position_width % 2:
+            raise ValueError(f"position_width {self.position_width} is odd; it holds pairs of cosine and sine")
         return self
 
     @property
@@ -177,6 +220,10 @@ class Config(Block):
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
+        if self.streaming and self.frontend.clipwise:
+            raise ValueError(f"streaming: the front end has {self.frontend.clipwise}, which looks at the whole "
+                             "utterance; expected kind logmel with style kaldi and normalize none. Change it, or leave "
+                             "streaming out")
         if self.encoder.width_out % (2 * self.decoder.heads):
             raise ValueError(f"decoder.heads is {self.decoder.heads}; the encoder gives frames of width "
                              f"{self.encoder.width_out}, expected a multiple of 2 · heads")
