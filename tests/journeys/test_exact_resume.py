@@ -111,6 +111,15 @@ def test_stages_that_die_before_amid_and_behind_a_border_are_the_uninterrupted_o
     assert any(name.startswith("checkpoints/parts") for name in tensors(trainer.folder))
 
 
+def test_scaled_adam_and_eden_die_and_go_on_as_if_they_had_not(tmp_path, digits, straight):
+    rates = {"learning_rate": 0.045, "lr_scheduler_type": "eden", "eden_steps": 8.0, "warmup_steps": 4}
+    settings = {**of_accumulation(4), "max_steps": 12, "optim": "scaled_adam", **rates}
+    trainer = Trainer(home=tmp_path, settings={"manifest": digits, **settings})
+    resumed = die(trainer, [(4, "backward", {}), (7, "saved", {}), (10, "optimizer", {})], workers=[0, 2])
+    assert len(resumed) == 3
+    assert_the_same(trainer, straight(settings))
+
+
 def test_one_process_goes_on_where_two_died_with_the_same_utterances_a_step(tmp_path, digits, straight):
     settings = {**of_accumulation(4), "max_steps": 12}
     expected = straight(settings)

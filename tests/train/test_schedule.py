@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from auricle.core.config import TrainingConfig
 from auricle.core.extents import Progress
-from auricle.train.schedule import DECAYS, factor, fraction_done
+from auricle.train.schedule import DECAYS, factor, fraction_done, warmup_steps
 
 KINDS = sorted(DECAYS)
 
@@ -16,7 +16,11 @@ def config(kind: str, **keys) -> TrainingConfig:
 
 
 def curve(settings: TrainingConfig, steps: int = 100) -> list[float]:
-    return [factor(settings, step, step / steps, steps) for step in range(steps)]
+    return [factor(settings, Progress(steps=step), steps) for step in range(steps)]
+
+
+def eden(**keys) -> TrainingConfig:
+    return config("eden", **{"max_steps": 10_000, "eden_steps": 300.0, "eden_epochs": 2.0, **keys})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,7 +51,7 @@ def test_each_schedule_ends_where_it_should():
 
 
 def test_cosine_is_half_way_down_in_the_middle():
-    assert factor(config("cosine"), 50, 0.5, 100) == pytest.approx(0.5)
+    assert factor(config("cosine"), Progress(steps=50), 100) == pytest.approx(0.5)
 
 
 def test_one_cycle_rises_for_thirty_percent_from_a_twenty_fifth():
@@ -65,3 +69,25 @@ def test_the_nearest_end_counts():
     assert fraction_done(settings, Progress(steps=10, epochs=1.5)) == 0.75
     assert fraction_done(settings, Progress(steps=90, epochs=1.5)) == 0.9
     assert fraction_done(settings, Progress(steps=10, epochs=2.5)) == 1.0
+
+
+@given(st.integers(0, 5000), st.floats(0, 20), st.integers(1, 800))
+def test_eden_is_the_papers_formula(steps, epochs, warmup):
+    settings = eden(warmup_steps=warmup)
+    rise = min(1.0, 0.5 + 0.5 * (steps + 1) / warmup)
+    expected = ((steps**2 + 300**2) / 300**2) ** -0.25 * ((epochs**2 + 2**2) / 2**2) ** -0.25 * rise
+    assert factor(settings, Progress(steps=steps, epochs=epochs), 10_000) == pytest.approx(expected)
+
+
+def test_eden_warms_up_for_500_steps_unless_told_otherwise():
+    assert warmup_steps(eden(), 10_000) == 500
+    assert warmup_steps(eden(warmup_steps=20), 10_000) == 20
+    assert warmup_steps(eden(warmup_ratio=0.1), 10_000) == 1000
+    slow = eden(eden_steps=1e9)
+    assert factor(slow, Progress(steps=0), 10_000) == pytest.approx(0.501)
+    assert factor(slow, Progress(steps=499), 10_000) == pytest.approx(1.0)
+
+
+def test_eden_knows_nothing_of_the_end():
+    for other in (20, 100_000):
+        assert factor(eden(), Progress(steps=19), 10_000) == factor(eden(max_steps=other), Progress(steps=19), other)

@@ -1,15 +1,19 @@
 """Parameter groups and the optimizer.
 
 Each component has its rate; norms, biases and scalars are not decayed. Groups carry `base_lr`: schedules set
-`lr = base_lr · factor(step)` and keep no state of their own.
+`lr = base_lr · factor(progress)` and keep no state of their own.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from auricle.core.config import TrainingConfig
 from auricle.core.errors import ModelError, nearest
 from auricle.models.parts.components import resolve
+from auricle.train import scaled_adam
+from auricle.train.scaled_adam import ScaledAdam
 
 
 def trainable(model: nn.Module, config: TrainingConfig) -> dict[str, list[tuple[str, nn.Parameter]]]:
@@ -49,8 +53,10 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not name.endswith(".bias")
 
 
-def build_optimizer(learning: dict[str, list[tuple[str, nn.Parameter]]], config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with two groups a component: decayed and not."""
+def build_optimizer(
+    learning: dict[str, list[tuple[str, nn.Parameter]]], config: TrainingConfig
+) -> torch.optim.AdamW | ScaledAdam:
+    """AdamW (Loshchilov & Hutter 2019) or ScaledAdam, with two groups a component: decayed and not."""
     groups = []
     for component, parameters in learning.items():
         rate = config.learning_rates.get(component, config.learning_rate)
@@ -62,13 +68,17 @@ def build_optimizer(learning: dict[str, list[tuple[str, nn.Parameter]]], config:
                         "params": [p for _, p in members],
                         "names": [name for name, _ in members],
                         "component": component,
+                        "optim": config.optim,
                         "base_lr": rate,
                         "lr": rate,
                         "weight_decay": config.weight_decay if decayed else 0.0,
                     }
                 )
+    betas = (config.adam_beta1, config.adam_beta2)
+    if config.optim == "scaled_adam":
+        return ScaledAdam(groups, betas=betas, eps=config.adam_epsilon)
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    return torch.optim.AdamW(groups, betas=(config.adam_beta1, config.adam_beta2), eps=config.adam_epsilon, fused=fused)
+    return torch.optim.AdamW(groups, betas=betas, eps=config.adam_epsilon, fused=fused)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> float:
@@ -78,7 +88,26 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> float:
     return max(group["lr"] for group in optimizer.param_groups)
 
 
-def allocate_moments(optimizer: torch.optim.AdamW) -> None:
+def adamw_moments_of(parameter: Tensor) -> dict[str, Tensor]:
+    """What torch.optim.AdamW keeps of a parameter, as it is before the first step."""
+    zeros = {kind: torch.zeros_like(parameter).detach() for kind in ("exp_avg", "exp_avg_sq")}
+    return {"step": torch.zeros((), dtype=torch.float32), **zeros}
+
+
+MOMENTS_OF: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {
+    "adamw_torch": adamw_moments_of, "scaled_adam": scaled_adam.moments_of
+}  # fmt: skip
+"""`training.optim` → (parameter → kind of moment → zeros)."""
+ON_HOST = frozenset({"step", "scale_exp_avg", "scale_exp_avg_sq"})
+"""Kinds that are a number a parameter, which optimizers keep there unless they are fused."""
+
+
+def moment_shapes(optim: str, parameter: Tensor) -> dict[str, Tensor]:
+    """Kind → a tensor without memory that tells the shape and type of what the optimizer keeps."""
+    return MOMENTS_OF[optim](torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"))
+
+
+def allocate_moments(optimizer: torch.optim.Optimizer) -> None:
     """Gives each parameter without moments its zeros at once, as the first step would.
 
     So a checkpoint has one layout from the first step on, and what training needs is in memory before it begins.
@@ -86,12 +115,13 @@ def allocate_moments(optimizer: torch.optim.AdamW) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if not optimizer.state[parameter]:
-                step = torch.zeros((), dtype=torch.float32, device=_device("step", parameter, group))
-                zeros = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
-                optimizer.state[parameter] = {"step": step, **{kind: zero.detach() for kind, zero in zeros.items()}}
+                zeros = MOMENTS_OF[group["optim"]](parameter)
+                optimizer.state[parameter] = {
+                    kind: zero.to(_device(kind, parameter, group)) for kind, zero in zeros.items()
+                }
 
 
-def moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state by parameter name, not copied: {"exp_avg/encoder.x.weight": …}."""
     return {
         f"{kind}/{name}": value
@@ -101,26 +131,26 @@ def moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     }
 
 
-def load_moments(optimizer: torch.optim.Optimizer, named: dict[str, torch.Tensor]) -> tuple[int, int]:
-    """Gives each parameter the moments saved under its name; the others start afresh. → (carried, fresh) parameters."""
-    by_parameter: dict[str, dict[str, torch.Tensor]] = {}
+def load_moments(optimizer: torch.optim.Optimizer, named: dict[str, Tensor]) -> tuple[int, int]:
+    """Gives each parameter the moments saved under its name, where they are all that this optimizer keeps; the others
+    start afresh. → (carried, fresh) parameters."""
+    by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, value in named.items():
         kind, _, name = key.partition("/")
         by_parameter.setdefault(name, {})[kind] = value
     carried = fresh = 0
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            saved = by_parameter.get(name)
-            if saved is None:
+            saved, kinds = by_parameter.get(name, {}), moment_shapes(group["optim"], parameter).keys()
+            if not kinds <= saved.keys():
                 fresh += 1
                 continue
             carried += 1
             optimizer.state[parameter] = {
-                kind: value.clone().to(_device(kind, parameter, group)) for kind, value in saved.items()
+                kind: saved[kind].clone().to(_device(kind, parameter, group)) for kind in kinds
             }
     return carried, fresh
 
 
 def _device(kind: str, parameter: nn.Parameter, group: dict) -> torch.device | str:
-    """AdamW keeps its step counter on the host unless it is fused."""
-    return parameter.device if kind != "step" or group.get("fused") else "cpu"
+    return parameter.device if kind not in ON_HOST or group.get("fused") else "cpu"

@@ -130,18 +130,19 @@ def load_model(checkpoint: Path, model: nn.Module, engine: Engine) -> None:
         load_weights(model, checkpoint)
 
 
-def load_optimizer(checkpoint: Path, optimizer: torch.optim.AdamW, engine: Engine) -> tuple[int, int]:
-    """Carries moments by parameter name from a checkpoint, sharded or ordinary, into an optimizer of either kind.
+def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, engine: Engine) -> tuple[int, int]:
+    """Carries moments by parameter name from a checkpoint, sharded or ordinary, into an optimizer, sharded or not.
 
-    → (parameters whose moments were carried, parameters that start afresh).
+    A parameter of which the checkpoint lacks a kind starts afresh, as where another optimizer wrote it. → (parameters
+    whose moments were carried, parameters that start afresh).
     """
     allocate_moments(optimizer)
     folder = checkpoint / OPTIMIZER if (checkpoint / OPTIMIZER).is_dir() else checkpoint
     ours, stored = moments(optimizer), _stored(folder)
-    read(folder, {name: tensor for name, tensor in ours.items() if name in stored}, engine)
-    parameters = {name.partition("/")[2] for name in ours}
     fresh = {name.partition("/")[2] for name in ours.keys() - stored.keys()}
-    return len(parameters - fresh), len(fresh)
+    carried = {name: tensor for name, tensor in ours.items() if name.partition("/")[2] not in fresh}
+    read(folder, carried, engine)
+    return len({name.partition("/")[2] for name in carried}), len(fresh)
 
 
 def _stored(folder: Path) -> dict:

@@ -20,7 +20,7 @@ from auricle.tasks import Task
 from auricle.tasks.parts.assembly import Assembly
 from auricle.train.datasets import Judged
 from auricle.train.engine import Engine
-from auricle.train.optim import trainable
+from auricle.train.optim import moment_shapes, trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +98,25 @@ def derived(stage: Stage, model: nn.Module, engine: Engine) -> dict[str, Any]:
         "padding_percent": round(100 * data.padding(0), 2),
         **({"estimated_from": data.estimated_from} if data.estimated_from else {}),
         "parameters": total, "trainable_parameters": counted,
-        **_sizes(model, learning, stage.config.save_total_limit),
+        **({"loss_floors": dict(floors)} if (floors := getattr(stage.task, "floors", {})) else {}),
+        **_sizes(model, learning, stage.config),
     }
 
 
-def _sizes(model: nn.Module, learning: dict[str, list], kept: int) -> dict[str, int]:
-    """Bytes of a checkpoint: weights of the components that learn, and two moments for each parameter that does. On
+def _sizes(model: nn.Module, learning: dict[str, list], config: TrainingConfig) -> dict[str, int]:
+    """Bytes of a checkpoint: weights of the components that learn, and the moments of each parameter that does. On
     disk are the newest ones, the best and the one being written, and once what does not learn and no hub has."""
-    learned = {id(parameter) for parameters in learning.values() for _, parameter in parameters}
-    checkpoint, once = sum(2 * 4 * p.numel() for parameters in learning.values() for _, p in parameters), 0
+    learning_ones = [parameter for parameters in learning.values() for _, parameter in parameters]
+    learned = {id(parameter) for parameter in learning_ones}
+    checkpoint = sum(kept.nbytes for one in learning_ones for kept in moment_shapes(config.optim, one).values())
+    once = 0
     for component, tensors in component_tensors(model).items():
         size = sum(tensor.nbytes for tensor in tensors.values())
         if any(id(tensor) in learned for tensor in tensors.values()):
             checkpoint += size
         elif component not in getattr(model, "hub_parts", {}):
             once += size
-    return {"checkpoint_bytes": checkpoint, "disk_bytes": checkpoint * (kept + 2) + once}
+    return {"checkpoint_bytes": checkpoint, "disk_bytes": checkpoint * (config.save_total_limit + 2) + once}
 
 
 def refuse_what_cannot_train(learning: dict[str, list[tuple[str, nn.Parameter]]], stage: str) -> None:
