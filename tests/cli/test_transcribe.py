@@ -77,8 +77,9 @@ def test_what_cannot_stream_says_so(model, long):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["--stream", "--json"], "does not go with --json;"),
+    (["--chunk-seconds", "0.64"], "--chunk-seconds: goes with --stream;"),
     (["--stream", "--batch-size", "2", "--decoder", "beam"], "does not go with --batch-size and --decoder;"),
+    (["--stream", "--chunk-seconds", "0.64"], "the task 'ctc' cannot listen to a stream; tasks that can: hybrid."),
     (["--batch-size", "0"], "0 is not in the range x>=1"),
 ])
 def test_options_that_make_no_sense_are_one_sentence(options, said, model, long):
@@ -86,6 +87,19 @@ def test_options_that_make_no_sense_are_one_sentence(options, said, model, long)
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_hotwords_bias_the_beam_and_a_greedy_decoder_names_it(model, long, tmp_path):
+    (tmp_path / "words.txt").write_text("# names\ncab\n")
+    hotwords = ["--hotwords", tmp_path / "words.txt"]
+    said = run(model, long, "--decoder", "beam", *hotwords, "--hotword-bonus", "100")
+    assert said.exit_code == 0
+    assert "cab" in said.stdout.split()
+    assert "cab" not in run(model, long, "--decoder", "beam").stdout.split()
+    refused = run(model, long, *hotwords)
+    assert refused.exit_code == 2
+    assert refused.stderr == ("error: --hotwords: the decoder 'greedy' keeps one hypothesis and cannot prefer any; "
+                              "expected a beam. Add --decoder beam\n")
 
 
 def test_what_is_no_audio_is_one_sentence_after_what_came_before(model, long, tmp_path):

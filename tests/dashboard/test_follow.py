@@ -89,6 +89,15 @@ def test_system_rows_without_a_step_go_to_the_newest_step():
     assert recorder.rows[-1] == (25, {"system/cpu_percent": 7.0})
 
 
+def test_another_decoder_beside_the_default_one_has_curves_of_its_own():
+    joint = {"dataset": "dev", "wer": 0.5, "decoder": "joint"}
+    other = {**joint, "decoder": "ctc", "beside": "joint"}
+    events = [Event(kind="eval", step=5, values=values) for values in (joint, other)]
+    recorder = Recorder()
+    forward(events, 0, Stop(), recorder.open)
+    assert recorder.rows == [(5, {"eval/dev/wer": 0.5}), (5, {"eval/dev/ctc/wer": 0.5})]
+
+
 def test_a_resumed_run_is_a_new_one_with_the_whole_history_that_holds(tmp_path):
     folder = write_run(tmp_path / "run", steps=450, end="interrupted")
     resume_run(folder, at=200, steps=60)

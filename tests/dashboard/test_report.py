@@ -167,6 +167,19 @@ def test_evaluations_made_later_are_listed_beside_the_runs_own(tmp_path):
     assert "dev-test 3.1 %" in words
 
 
+def test_every_decoder_of_the_last_evaluation_stands_beside_the_others_with_what_its_rate_hides(tmp_path):
+    folder = write_run(tmp_path / "run")
+    log = EventLog(folder / "events.jsonl", run="run")
+    values = {"dataset": "dev", "normalizer": "basic", "complete": True, "empty_rate": 0.015, "repetition_rate": 0.25}
+    log.write("eval", step=600, decoder="greedy", wer=0.2, cut_rate=0.034, **values)
+    log.write("eval", step=600, decoder="beam", wer=0.18, beside="greedy", **values)
+    log.close()
+    words = page_of(folder).words
+    assert "20.0 % word error rate" in words
+    assert "1.5 % of utterances empty 25.0 % stuck in a loop 3.4 % cut off" in words
+    assert "dev 18.0 % – – – beam 1.5 % 25.0 % – basic" in words
+
+
 def test_a_complete_evaluation_outranks_a_later_one_of_a_subset(tmp_path):
     folder = write_run(tmp_path / "run")
     log = EventLog(folder / "events.jsonl", run="run")

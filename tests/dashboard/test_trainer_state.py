@@ -54,6 +54,16 @@ def test_several_datasets_do_not_share_a_key(tmp_path):
         {"eval_clean_wer": 0.1}, {"eval_noisy_wer": 0.3}]
 
 
+def test_what_other_decoders_said_beside_is_no_row_of_its_history(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    for decoder, more in (("joint", {"best": True}), ("ctc", {"beside": "joint", "best": False})):
+        log.write("eval", step=10, dataset="dev", wer=0.1 if decoder == "joint" else 0.05, decoder=decoder, **more)
+    log.close()
+    state = state_of(tmp_path)
+    assert [row["eval_wer"] for row in state["log_history"]] == [0.1]
+    assert state["best_metric"] == 0.1
+
+
 def test_rows_that_a_resume_took_back_are_not_in_it(tmp_path):
     folder = write_run(tmp_path / "run", steps=450, end="interrupted")
     resume_run(folder, at=200, steps=50)

@@ -9,10 +9,11 @@ from auricle.core.config import TrainingConfig
 from auricle.core.errors import Preempted
 from auricle.core.extents import Progress
 from auricle.data.plan import Budget
+from auricle.tasks import Loss
 from auricle.train import loop
 from auricle.train.checkpoint import TrainingState
 from auricle.train.engine import Engine
-from auricle.train.loop import BadSteps, OutOfMemory, Window, run_stage, train_step
+from auricle.train.loop import BadSteps, OutOfMemory, StepResult, Window, run_stage, train_step
 from auricle.train.optim import build_optimizer, trainable
 from tests.fakes import Number, NumberModel, NumberTask, number_stage
 
@@ -268,6 +269,58 @@ def test_a_finished_stage_trains_no_further():
     state = TrainingState(stage="main", progress=Progress(steps=6))
     _, after, listener = train(stage, state)
     assert (after, listener.lines) == (state, [])
+
+
+class Fading(NumberTask):
+    """The one term has a weight that moves, and a second one has none of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def collate(self, utterances):
+        batch = super().collate(utterances)
+        return replace(batch, counts={**batch.counts, "other": batch.seconds})
+
+    def loss(self, model, batch):
+        term = super().loss(model, batch).terms["square"]
+        return Loss(terms={"square": replace(term, weight=9.0), "other": replace(term, weight=0.5)})
+
+    def weights(self, steps):
+        self.asked.append(steps)
+        return {"square": 1.0 - steps / 10}
+
+
+def test_weights_that_move_follow_the_steps_of_the_stage_also_after_a_resume():
+    """What a task says for a step takes the place of the term's own weight, for that term alone."""
+    task, model, engine = Fading(), NumberModel(), Listener().engine
+    batch, seen = task.collate([Number("a", 2.0), Number("b", 1.0)]), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer.register_step_pre_hook(lambda *_: seen.append(model.layer.weight.grad.clone()))
+    for steps in (0, 5, 10):
+        counts = {"square": 3.0, "other": 3.0, "_micro_batches": 1}
+        result = train_step(model, optimizer, task, [batch], counts, engine, 1e9, steps)
+        assert result.weights == {"square": 1 - steps / 10, "other": 0.5}
+    torch.testing.assert_close(seen[1], seen[0] * 1.0 / 1.5)
+    torch.testing.assert_close(seen[2], seen[0] * 0.5 / 1.5)
+
+    stage = number_stage(SECONDS, Budget(seconds=10.0), max_steps=6)
+    stage.data.collate = task.collate
+    begun = Fading()
+    optimizer = build_optimizer(trainable(model, stage.config), stage.config)
+    state = run_stage(stage, TrainingState(stage="main"), model, optimizer, begun, Listener(stop_at=4))
+    run_stage(stage, state, model, optimizer, begun, Listener())
+    assert begun.asked == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_logged_loss_is_the_objective_with_each_step_s_own_weights():
+    window = Window()
+    for weight, value in ((1.0, 4.0), (0.5, 2.0)):
+        told = StepResult({"a": value, "b": 3.0}, {"a": 2.0, "b": 1.0}, 0.0, weights={"a": weight, "b": 0.1})
+        window.add(told, [], 0.0)
+    summary = window.summary(Listener().engine)
+    assert summary["terms"] == {"a": 1.5, "b": 3.0}
+    assert summary["loss"] == pytest.approx((4.0 + 1.0) / 4 + 0.1 * 3.0)
 
 
 def test_a_window_divides_sums_by_counts():

@@ -77,6 +77,14 @@ def test_only_evaluations_of_the_same_utterances_are_compared(log):
     assert found(log)
 
 
+def test_other_decoders_of_an_evaluation_hide_no_rise(log):
+    """They share its loss."""
+    write(log)
+    last = 100 * len(RISING)
+    log.write("eval", stage="main", step=last, loss=RISING[-1], dataset="dev", utterances=100, beside="joint")
+    assert found(log)
+
+
 def test_what_a_resume_took_back_counts_for_nothing(log):
     write(log)
     log.write("resume", stage="main", step=300)

@@ -75,3 +75,22 @@ def test_adapters_train_beside_the_projector_and_come_back(home):
                    "training.trainable=[projector, lora]")
     assert {path.name for path in (home / "run").glob("*.safetensors")} == {"projector.safetensors", "lora.safetensors"}
     assert "lora" in made.model.components()
+
+
+THAWED = 'training.trainable=["frontend.top(1)", adapter, encoder, decoder, ctc_head]'
+
+
+@pytest.mark.parametrize(("overrides", "last"), [
+    (["model=voxformer_wave_tiny", THAWED], "Unfroze WavLM layers: [3]"),
+    (["model=voxformer_wave_tiny", "training.trainable=[adapter, ctc_head]"], "All 4 WavLM layers are frozen"),
+    (["model=voxformer_tiny"], "  Total: ")])
+def test_a_voxformer_trains_says_its_size_and_its_folder_answers(home, overrides, last):
+    made = trained(home, *overrides)
+    stage, = (event for event in read(home / "run" / "events.jsonl") if event.kind == "stage")
+    learning = sum(p.numel() for p in made.model.parameters()) if last.startswith("  ") else stage.values["trainable"]
+    assert learning == stage.values["trainable"]
+    assert f"{learning:,}" in next(line for line in stage.values["summary"] if line.startswith("  Total: "))
+    assert stage.values["summary"][-1].startswith(last)
+    told = (home / "run" / "trainer_log.txt").read_text(encoding="utf-8")
+    assert "\n".join(stage.values["summary"]) in told
+    assert len(made.task.predict(made.model, made.task.collate(words(2)))) == 2

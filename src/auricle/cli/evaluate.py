@@ -2,14 +2,20 @@
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from auricle.cli.console import show_table
+from auricle.core.config import ALL
 from auricle.core.errors import DataError, UsageError, nearest
+from auricle.metrics import Counts
+
+if TYPE_CHECKING:
+    from auricle.tasks.parts.assembly import Assembly
 
 
 def evaluate(
@@ -18,11 +24,22 @@ def evaluate(
         str, typer.Option("--data", help="A manifest folder, or a data set of the run; the run's only one by default.")
     ] = "",
     split: Annotated[str, typer.Option("--split", help="Split of the manifest; `all` takes every row.")] = "test",
-    decoder: Annotated[str, typer.Option("--decoder", help="Empty is the model's own.")] = "",
+    decoder: Annotated[
+        str, typer.Option("--decoder", help="Empty is the model's own; `all` sets every one beside the others.")
+    ] = "",
     normalizer: Annotated[str, typer.Option("--normalizer", help="none, basic, whisper_english or hebrew.")] = "basic",
     compare: Annotated[
         str, typer.Option("--compare", help="A second model: prints the paired 95 % interval of the difference.")
     ] = "",
+    hotwords: Annotated[
+        Path | None, typer.Option("--hotwords", help="A file with a phrase a line, which beams are to prefer.")
+    ] = None,
+    hotword_bonus: Annotated[
+        float | None, typer.Option("--hotword-bonus", min=0.0, help="What each label of a phrase adds, in nats.")
+    ] = None,
+    chunk_seconds: Annotated[
+        float | None, typer.Option("--chunk-seconds", help="The model hears chunks of this length, as in a stream.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
     batch_seconds: Annotated[float, typer.Option("--batch-seconds", help="Audio a batch, padding included.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -30,6 +47,10 @@ def evaluate(
     """Evaluate a model: corpus WER and CER with intervals, by source and by duration."""
     from auricle.data.manifest import Manifest
 
+    if compare and decoder == ALL:
+        raise UsageError("--compare: sets two models beside each other, and --decoder all the decoders of one; leave "
+                         "out one of the two")
+    decoding = Decoding(decoder, hotwords, hotword_bonus, chunk_seconds)
     folder = _data_folder(model, data)
     manifest = Manifest.open(folder)
     rows = manifest if split == "all" else manifest.where(split=split)
@@ -38,15 +59,53 @@ def evaluate(
         raise DataError(f"--split: no utterance in split '{split}' of {folder}; {nearest(split, known)}")
     name = f"{data or folder.name}-{split}".replace("/", "_")
     results = [
-        _run(which, name, rows, decoder, normalizer, device, batch_seconds) for which in filter(None, [model, compare])
+        (which, result)
+        for which in filter(None, [model, compare])
+        for result in _run(which, name, rows, decoding, normalizer, device, batch_seconds)
     ]
-    figures = [_figures(which, result) for which, result in zip([model, compare], results, strict=False)]
-    _store(Path(model), name, figures[0], results[0])
-    paired = _paired(results) if compare else None
+    figures = [_figures(which, result) for which, result in results]
+    for (which, result), figure in zip(results, figures, strict=True):
+        if which == model:
+            _store(Path(model), name, figure, result)
+    difference = _difference(results, of_models=decoder != ALL)
     if as_json:
-        print(json.dumps({"evaluations": figures, "difference": paired}, ensure_ascii=False))
+        print(json.dumps({"evaluations": figures, "difference": difference}, ensure_ascii=False))
     else:
-        _show(figures, paired)
+        _show(figures, difference, of_models=decoder != ALL)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the models are to be asked."""
+
+    decoder: str
+    hotwords: Path | None
+    hotword_bonus: float | None
+    chunk_seconds: float | None
+
+    def __call__(self, assembly: "Assembly") -> "Assembly":
+        """The same model with a task that decodes in this way. Raises UsageError."""
+        from auricle.inference.hotwords import with_hotwords
+
+        known = assembly.task.decoders
+        if self.decoder not in (*known, ALL, ""):
+            raise UsageError(f"--decoder: no decoder '{self.decoder}'; {nearest(self.decoder, (*known, ALL))}")
+        if self.chunk_seconds is not None:
+            assembly = _in_chunks(assembly, self.chunk_seconds)
+        return with_hotwords(assembly, self.hotwords, self.hotword_bonus, self.decoder)
+
+
+def _in_chunks(assembly: "Assembly", seconds: float) -> "Assembly":
+    from auricle.models.voxformer.config import chunk_frames
+
+    config = assembly.task_config
+    if not hasattr(config, "chunk_seconds"):
+        raise UsageError(f"--chunk-seconds: the task '{config.kind}' hears whole utterances alone; leave it out")
+    try:
+        chunk_frames(seconds)
+    except ValueError as error:
+        raise UsageError(f"--chunk-seconds: {error}") from None
+    return assembly.for_task(config.model_copy(update={"chunk_seconds": seconds}), assembly.tokenizer)
 
 
 def _data_folder(model: str, data: str) -> Path:
@@ -77,17 +136,20 @@ def _data_folder(model: str, data: str) -> Path:
     )
 
 
-def _run(model: str, name: str, rows: Any, decoder: str, normalizer: str, device: str, batch_seconds: float) -> Any:
+def _run(model: str, name: str, rows: Any, decoding: Decoding, normalizer: str, device: str,
+         batch_seconds: float) -> Sequence[Any]:
+    """One evaluation a decoder, that of the default one first."""
     from auricle.core.config import EvaluationConfig, TrainingConfig
     from auricle.core.decode import decode_model
     from auricle.data.plan import Budget
     from auricle.inference.load import open_model
+    from auricle.tasks.parts.media import refuse_other_media
     from auricle.train.engine import Engine
     from auricle.train.evaluate import evaluate
 
     assembly = open_model(model)
-    if decoder and decoder not in assembly.task.decoders:
-        raise UsageError(f"--decoder: no decoder '{decoder}'; {nearest(decoder, assembly.task.decoders)}")
+    refuse_other_media(assembly.task.frontend, rows.layouts, f"--data: {rows.folder}")
+    assembly = decoding(assembly)
     settings = {"max_steps": 1, "batch_seconds": batch_seconds, "device": device}
     engine = Engine(decode_model(TrainingConfig, settings, "auricle eval"))
     return evaluate(
@@ -96,9 +158,9 @@ def _run(model: str, name: str, rows: Any, decoder: str, normalizer: str, device
         assembly.task,
         assembly.model.to(engine.device),
         engine,
-        EvaluationConfig(normalizer=normalizer, decoder=decoder),
+        EvaluationConfig(normalizer=normalizer, decoder=decoding.decoder),
         budget=Budget(seconds=batch_seconds),
-    )
+    ) or ()
 
 
 def _figures(model: str, result: Any) -> dict[str, Any]:
@@ -128,32 +190,65 @@ def _store(model: Path, name: str, figures: dict[str, Any], result: Any) -> None
     log.close()
 
 
-def _paired(results: list[Any]) -> dict[str, float] | None:
+def _difference(results: Sequence[tuple[str, Any]], *, of_models: bool) -> dict[str, Any] | None:
+    """Of two models, the second less the first; of the decoders of one model, its own less the best of the others."""
     from auricle.metrics.parts.bootstrap import paired_interval
 
-    difference = paired_interval(results[0].counts("wer"), results[1].counts("wer"))
-    return asdict(difference) if difference else None
+    if len(results) < 2:
+        return None
+    if of_models:
+        (against, base), (of, judged) = results
+    else:
+        (_, judged), *others = results
+        base = min((other for _, other in others), key=lambda other: sum(other.counts("wer"), Counts()).rate)
+        of, against = judged.decoder, base.decoder
+    found = paired_interval(base.counts("wer"), judged.counts("wer"))
+    return {"of": of, "against": against, **asdict(found)} if found else None
 
 
-def _show(figures: list[dict[str, Any]], paired: dict[str, float] | None) -> None:
-    for figure in figures:
+def _show(figures: Sequence[dict[str, Any]], difference: dict[str, Any] | None, *, of_models: bool) -> None:
+    for figure in figures if of_models else figures[:1]:
         print("\n".join(_lines(figure)))
-    if paired:
-        interval = f"[{paired['low']:+.2%}, {paired['high']:+.2%}]"
-        print(f"difference (second − first): {paired['rate']:+.2%}, paired 95 % interval {interval}, "
-              f"probability that the second is better {paired['improvement']:.0%}")
+    if not of_models and len(figures) > 1:
+        print()
+        show_table(map(_row, figures))
+        print()
+    if difference:
+        judged = difference["of"]
+        interval = f"[{difference['low']:+.2%}, {difference['high']:+.2%}]"
+        first, second = ("first", "second") if of_models else (f"{difference['against']}, the best other", judged)
+        print(f"difference ({second} − {first}): {difference['rate']:+.2%}, paired 95 % interval {interval}, "
+              f"probability that {'the second' if of_models else judged} is better {difference['improvement']:.0%}")
+
+
+def _row(figure: Mapping[str, Any]) -> dict[str, str]:
+    """A decoder's line of the table."""
+    return {"decoder": figure["decoder"], "WER": f"{figure['wer']:.2%}", "95 % interval": _interval(figure),
+            "CER": f"{figure['cer']:.2%}", "empty": f"{figure['empty_rate']:.2%}",
+            "stuck": f"{figure['repetition_rate']:.2%}",
+            "cut": f"{figure['cut_rate']:.2%}" if "cut_rate" in figure else "",
+            "× real time": f"{_speed(figure):.0f}"}
+
+
+def _interval(figure: Mapping[str, Any]) -> str:
+    low, high = figure["wer_low"], figure["wer_high"]
+    return "" if low is None else f"[{low:.2%}, {high:.2%}]"
+
+
+def _speed(figure: Mapping[str, Any]) -> float:
+    return figure["audio_seconds"] / max(figure["seconds"], 1e-9)
 
 
 def _lines(figure: dict[str, Any]) -> Iterator[str]:
-    low, high, hours = figure["wer_low"], figure["wer_high"], figure["audio_seconds"] / 3600
-    interval = "" if low is None else f"  95 % interval [{low:.2%}, {high:.2%}]"
+    hours, interval = figure["audio_seconds"] / 3600, _interval(figure)
     yield f"{figure['model']} on {figure['dataset']} ({figure['utterances']} utterances, {hours:.2f} h)"
-    yield f"  WER {figure['wer']:.2%}{interval}   CER {figure['cer']:.2%}"
+    yield f"  WER {figure['wer']:.2%}{interval and f'  95 % interval {interval}'}   CER {figure['cer']:.2%}"
     kinds = ", ".join(f"{kind} {figure[kind]}" for kind in ("substitutions", "deletions", "insertions"))
-    yield f"  {kinds} of {figure['words']} words; empty hypotheses {figure['empty_hypotheses']}"
-    speed = figure["audio_seconds"] / max(figure["seconds"], 1e-9)
+    yield f"  {kinds} of {figure['words']} words"
+    cut = f", cut off {figure['cut_rate']:.2%}" if "cut_rate" in figure else ""
+    yield f"  utterances empty {figure['empty_rate']:.2%}, stuck in a loop {figure['repetition_rate']:.2%}{cut}"
     yield (f"  decoder {figure['decoder']}, normaliser {figure['normalizer']} {figure['normalizer_version']}, "
-           f"{speed:.0f} × real time")
+           f"{_speed(figure):.0f} × real time")
     for title in ("by_source", "by_duration"):
         for name, entry in figure[title].items():
             yield f"  {title.replace('_', ' ')} {name or '(none)'}: {entry['wer']:.2%} of {entry['words']} words"

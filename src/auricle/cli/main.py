@@ -18,7 +18,7 @@ from auricle.core.errors import AuricleError
 
 VERBS = {"train": "train", "eval": "evaluate", "transcribe": "transcribe", "demo": "demo", "data": "data",
          "plot": "plot", "report": "report", "runs": "runs", "mirror": "mirror", "list": "list",
-         "experiments": "experiments"}
+         "experiments": "experiments", "extend-vocabulary": "extend_vocabulary"}
 """Verb → its file, in the order of the help page."""
 
 INTERRUPTED = 130

@@ -31,6 +31,12 @@ class Score:
     utterances: str
     scope: str
     decoder: str
+    empty: str
+    """Share of utterances of which nothing was heard although something was said …"""
+    stuck: str
+    """… of those in which the same words come again and again …"""
+    cut: str
+    """… and of those that were cut off at the decoder's limit."""
     normalizer: str
     step: int
     hypotheses: str
@@ -48,6 +54,8 @@ def score(event: Event) -> Score:
         edits=" / ".join(count(values.get(name)) for name in ("substitutions", "deletions", "insertions")),
         words=count(values.get("words")), utterances=count(values.get("utterances")),
         scope="whole set" if complete else "fixed random subset", decoder=str(values.get("decoder") or UNKNOWN),
+        empty=percent(values.get("empty_rate")), stuck=percent(values.get("repetition_rate")),
+        cut=percent(values.get("cut_rate")),
         normalizer=f"{values.get('normalizer') or UNKNOWN} {values.get('normalizer_version') or ''}".strip(),
         step=event.step, hypotheses=str(values.get("hypotheses") or ""))
 

@@ -150,8 +150,9 @@ class Feed:
             return
         if event.kind != "system":
             self.step = event.step
-        dataset = f"/{event.values['dataset']}" if "dataset" in event.values else ""
-        if values := numbers(event.values, event.kind + dataset):
+        of = [event.values["dataset"]] if "dataset" in event.values else []
+        of += [event.values["decoder"]] if event.values.get("beside") else []
+        if values := numbers(event.values, "/".join([event.kind, *of])):
             self.tracker.log(self.step, values)
 
 

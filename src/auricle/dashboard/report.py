@@ -18,7 +18,7 @@ from auricle.core.errors import RunFolderError
 from auricle.core.events import Event, current, read
 from auricle.dashboard import facts, plot
 from auricle.dashboard.curves import from_history
-from auricle.dashboard.numbers import count, percent
+from auricle.dashboard.numbers import UNKNOWN, count, percent
 from auricle.dashboard.runs import RunSummary, about, lead_evaluations, summarise
 from auricle.dashboard.trainer_state import log_history
 from auricle.dashboard.transcripts import Clips, Utterance, Words, differences, read_hypotheses, worst_and_best
@@ -108,6 +108,7 @@ def describe(run_folder: Path, events: Sequence[Event]) -> dict[str, Any]:
         "versions": dict(started.get("versions") or record.get("versions") or {}),
         "git": record.get("git"),
         "events": count(len(events)),
+        "unknown": UNKNOWN,
     }
 
 

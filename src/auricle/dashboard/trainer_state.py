@@ -65,7 +65,7 @@ def log_history(held: Sequence[Event]) -> list[dict[str, Any]]:
     """Rows `{"loss", "grad_norm", "learning_rate", "epoch", "step"}` and `{"eval_loss", "eval_wer", …, "step"}`.
 
     An alignment onset is a row of its own, `{"onset_began", "epoch", "step"}`. With several datasets each has keys of
-    its own, `eval_NAME_wer`, as Hugging Face's Trainer names them.
+    its own, `eval_NAME_wer`, as Hugging Face's Trainer names them. What other decoders said beside is left out.
     """
     several = len({event.values.get("dataset") for event in held if event.kind == "eval"}) > 1
     rows, epoch = [], 0.0
@@ -73,7 +73,7 @@ def log_history(held: Sequence[Event]) -> list[dict[str, Any]]:
         if event.kind == "train":
             row = _picked(event, {name: name for name in TRAIN_KEYS})
             epoch = row.setdefault("epoch", epoch)
-        elif event.kind == "eval":
+        elif event.kind == "eval" and not event.values.get("beside"):
             prefix = f"eval_{event.values.get('dataset')}_" if several else "eval_"
             row = {**_picked(event, {name: prefix + key for name, key in EVAL_KEYS.items()}), "epoch": epoch}
         elif event.kind == "onset":

@@ -81,7 +81,13 @@ class Hypothesis:
 
 
 class Task(Protocol):
-    """One learning problem."""
+    """One learning problem.
+
+    A task may have more: `weights(steps)`, the weights of its terms after so many optimizer steps of a stage, where
+    they move (`loss` then gives the last ones); `floors`, the lowest values that its losses can reach, by name;
+    `beams`, decoders that prefer hotwords; `encode(model, batch)` and `decode(model, batch, encoded, decoder)`, the two
+    halves of `predict`, so that several decoders share the first; `instructions`; `max_seconds`; `stream`; `listener`.
+    """
 
     metrics: tuple[str, ...]
     """Entries of the metrics room, the first is what `best` means by default."""

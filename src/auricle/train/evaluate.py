@@ -1,13 +1,14 @@
-"""Evaluation: hypotheses of every utterance, scored by sums of counts, spread over ranks.
+"""Evaluation: hypotheses of every utterance by one decoder or by several, scored by sums of counts, spread over ranks.
 
 During training a time box chooses once, from the first measured speed, a seeded subset whose ids are stored; every
 later evaluation and every resumed run uses the same ids. An evaluation outside training is always complete.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from auricle.core.config import EvaluationConfig
+from auricle.core.config import ALL, EvaluationConfig
+from auricle.core.errors import ConfigError, nearest
 from auricle.core.folder import find
 from auricle.core.text import normalizer
 from auricle.data.draws import permutation
@@ -25,8 +27,9 @@ from auricle.data.manifest import Manifest
 from auricle.data.plan import Budget, in_length_order
 from auricle.metrics import Counts
 from auricle.metrics.parts.bootstrap import interval
+from auricle.metrics.parts.repetition import loops
 from auricle.store.directory import write_text
-from auricle.tasks import Task
+from auricle.tasks import Hypothesis, Task
 from auricle.train.engine import Engine
 
 PROBE_UTTERANCES = 32
@@ -45,9 +48,16 @@ class Scored:
     reference: str
     hypothesis: str
     counts: dict[str, Counts]
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> bool:
+        """Nothing was heard where something was said."""
+        return bool(self.reference) and not self.hypothesis
 
     def to_json(self) -> str:
         words = self.counts.get("wer", Counts())
+        told = {name: score for name, score in self.scores.items() if math.isfinite(score)}
         return json.dumps(
             {
                 "id": self.id,
@@ -61,6 +71,7 @@ class Scored:
                 "deletions": words.deletions,
                 "insertions": words.insertions,
                 "words": words.reference,
+                **({"scores": told} if told else {}),
             },
             ensure_ascii=False,
         )
@@ -82,6 +93,17 @@ class Evaluation:
 
     def counts(self, metric: str) -> list[Counts]:
         return [row.counts[metric] for row in self.scored]
+
+    def rates(self) -> dict[str, float]:
+        """What an error rate does not tell: the share of utterances of which nothing was heard although something was
+        said, of those in which the recogniser got stuck (metrics/parts/repetition.py), and, where the decoder says so,
+        of those that it cut off at its limit."""
+        cuts = [row.scores["cut"] for row in self.scored if "cut" in row.scores]
+        return {
+            "empty_rate": _share(row.lost for row in self.scored),
+            "repetition_rate": _share(loops(row.reference, row.hypothesis) for row in self.scored),
+            **({"cut_rate": _share(cuts)} if cuts else {}),
+        }
 
     def summary(self) -> dict[str, Any]:
         """The values of an `eval` event: rates 0–1, the interval at 95 % by bootstrap over utterances."""
@@ -108,8 +130,26 @@ class Evaluation:
             "normalizer_version": self.normalizer_version,
             "complete": self.complete,
             "empty_hypotheses": sum(not row.hypothesis for row in self.scored),
+            **self.rates(),
             "rejected": count_by_reason(self.rejections),
         }
+
+
+def _share(told: Iterable[float]) -> float:
+    told = list(told)
+    return sum(told) / max(len(told), 1)
+
+
+def decoders_of(task: Task, name: str) -> tuple[str, ...]:
+    """The decoders that `evaluation.decoder` names: one, the task's default, or all of them, the default first.
+
+    Raises ConfigError with the nearest name.
+    """
+    if name == ALL:
+        return task.decoders
+    if name and name not in task.decoders:
+        raise ConfigError(f"evaluation.decoder: no decoder '{name}'; {nearest(name, (*task.decoders, ALL))}")
+    return (name or task.decoders[0],)
 
 
 def evaluate(
@@ -121,52 +161,74 @@ def evaluate(
     config: EvaluationConfig,
     *,
     budget: Budget,
+    decoders: Sequence[str] = (),
     workers: int = 0,
     complete: bool = True,
     instruction: str = "",
     goes_on: Callable[[], bool] = lambda: True,
-) -> Evaluation | None:
+) -> tuple[Evaluation, ...] | None:
     """Decodes and scores every row of the manifest; this rank takes each world-th batch, rank 0 gets all rows.
 
-    `goes_on` is asked at each batch; None where it said no.
+    One evaluation a decoder, of those that the config names if none are given. `goes_on` is asked at each batch; None
+    where it said no.
     """
     began = time.monotonic()
     rows = Rows([manifest], [instruction])
     normal = normalizer(config.normalizer)
-    decoder = config.decoder or task.decoders[0]
+    decoders = decoders or decoders_of(task, config.decoder)
     places = in_length_order(rows.seconds, budget, rows.groups)[engine.rank :: engine.world]
     data = EvaluationSet(rows, collate=task.collate, sample_rate=task.frontend.sample_rate)
-    by_row, rejections, sums = {}, [], {}
+    scored: dict[str, dict[int, Scored]] = {decoder: {} for decoder in decoders}
+    rejections, sums, seconds = [], {}, dict.fromkeys(decoders, 0.0)
     for place, batch in zip(places, batches(data, places, workers), strict=True):
         if not goes_on():
             return None
-        hypotheses, terms = _predict(model, task, batch.to(engine.device), decoder, engine)
-        _add(sums, _numbers(terms))
+        hypotheses, numbers = _predict(model, task, batch.to(engine.device), seconds, engine)
+        _add(sums, numbers)
         rejections += batch.rejections
-        for number, hypothesis in zip(place, hypotheses, strict=True):
-            by_row[number] = _score(rows[number], hypothesis.text, task.metrics, normal)
-    gathered = dict(engine.gather(by_row.items()))
+        for decoder, said in hypotheses.items():
+            for number, hypothesis in zip(place, said, strict=True):
+                scored[decoder][number] = _score(rows[number], hypothesis, task.metrics, normal)
+    gathered = {decoder: dict(engine.gather(found.items())) for decoder, found in scored.items()}
     total: dict[str, float] = {}
     for part in engine.gather([sums]):  # a rank without a batch has no terms
         _add(total, part)
-    return Evaluation(
-        dataset=name,
-        decoder=decoder,
-        normalizer=normal.name,
-        normalizer_version=normal.version,
-        scored=tuple(gathered[number] for number in sorted(gathered)),
-        seconds=time.monotonic() - began,
-        loss=_mean_loss(total),
-        rejections=tuple(engine.gather(rejections)),
-        complete=complete,
+    rejections = tuple(engine.gather(rejections))
+    shared = time.monotonic() - began - sum(seconds.values())
+    return tuple(
+        Evaluation(
+            dataset=name,
+            decoder=decoder,
+            normalizer=normal.name,
+            normalizer_version=normal.version,
+            scored=tuple(gathered[decoder][number] for number in sorted(gathered[decoder])),
+            seconds=shared + seconds[decoder],
+            loss=_mean_loss(total),
+            rejections=rejections,
+            complete=complete,
+        )
+        for decoder in decoders
     )
 
 
 @torch.inference_mode()
-def _predict(model: nn.Module, task: Task, batch: Any, decoder: str, engine: Engine) -> tuple[list, dict]:
+def _predict(
+    model: nn.Module, task: Task, batch: Any, seconds: dict[str, float], engine: Engine
+) -> tuple[dict[str, list[Hypothesis]], dict[str, float]]:
+    """What each decoder says, and the sums and counts of the loss. What a decoder alone takes is added to `seconds`."""
     model.eval()
+    halves, said = hasattr(task, "decode"), {}
     with engine.autocast():
-        return task.predict(model, batch, decoder), task.loss(model, batch).terms
+        numbers = _numbers(task.loss(model, batch).terms)
+        encoded = task.encode(model, batch) if halves else None
+        for decoder in seconds:
+            began = time.monotonic()
+            if halves:
+                said[decoder] = task.decode(model, batch, encoded, decoder)
+            else:
+                said[decoder] = task.predict(model, batch, decoder)
+            seconds[decoder] += time.monotonic() - began
+    return said, numbers
 
 
 def _numbers(terms: dict) -> dict[str, float]:
@@ -184,17 +246,18 @@ def _mean_loss(total: dict[str, float]) -> float:
     return sum(total[f"sum/{name}"] / max(total[f"count/{name}"], 1.0) for name in names)
 
 
-def _score(row: Any, said: str, metrics: Sequence[str], normal: Any) -> Scored:
-    reference, hypothesis = normal(row.text), normal(said)
+def _score(row: Any, said: Hypothesis, metrics: Sequence[str], normal: Any) -> Scored:
+    reference, hypothesis = normal(row.text), normal(said.text)
     counts = {metric: find("metrics", metric).score(reference, hypothesis) for metric in metrics}
     return Scored(
         id=row.id,
         source=row.source,
         seconds=row.seconds,
-        audio=str(row.audio), start=row.start,
+        audio=str(row.audio or ""), start=row.start,
         reference=reference,
         hypothesis=hypothesis,
         counts=counts,
+        scores=said.scores,
     )
 
 

@@ -1,5 +1,8 @@
 """Events as lines for eyes: the same text on the console and in trainer_log.txt."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from auricle.core.events import Event
 
 
@@ -26,38 +29,55 @@ def _train(event: Event) -> str:
     v = event.values
     cost = f" | Cost: ${v['cost']:.2f}" if "cost" in v else ""
     total = f"/{v['total_steps']}" if v.get("total_steps") else ""
+    terms = [f"{name} {value:.4g}" for name, value in v.get("terms", {}).items()]
+    told = f" | Terms: {', '.join(terms)}" if len(terms) > 1 else ""
     return (
         f"Step {v['stage_step']}{total} | Loss: {v['loss']:.4g} | Grad Norm: {v['grad_norm']:.3g} | "
         f"LR: {rate(v['learning_rate'])} | Time: {duration(v['seconds'])} | ETA: {duration(v['eta_seconds'])} | "
         f"Epoch: {v['epoch']:.2f} | Padding: {v['padding_percent']:.1f}% | "
-        f"Audio: {v['audio_hours_per_hour']:.0f} h/h | Data wait: {v['data_wait_percent']:.1f}%{cost}"
+        f"Audio: {v['audio_hours_per_hour']:.0f} h/h | Data wait: {v['data_wait_percent']:.1f}%{cost}{told}"
     )
 
 
 def _eval(event: Event) -> str:
     v = event.values
+    if v.get("beside"):
+        return f"  beside it {v['decoder']:<15} | {_rates(v)} | {duration(v['seconds'])}"
     scope = "" if v["complete"] else f" (subset of {v['utterances']})"
     best = " | best so far" if v.get("best") else ""
-    interval = f" [{v['wer_low']:.2%}, {v['wer_high']:.2%}]" if v["wer_low"] is not None else ""
     return (
-        f"Eval at step {event.step} on {v['dataset']}{scope} | WER: {v['wer']:.2%}{interval} | "
-        f"CER: {v['cer']:.2%} | S/D/I: {v['substitutions']}/{v['deletions']}/{v['insertions']} of {v['words']} words | "
+        f"Eval at step {event.step} on {v['dataset']}{scope} | {_rates(v)} | "
+        f"S/D/I: {v['substitutions']}/{v['deletions']}/{v['insertions']} of {v['words']} words | "
         f"Loss: {v['loss']:.4g} | {v['decoder']}, {v['normalizer']} {v['normalizer_version']} | "
         f"{duration(v['seconds'])}, {v['share_of_wall_percent']:.1f}% of wall time{best}"
     )
 
 
+def _rates(v: Mapping[str, Any]) -> str:
+    interval = f" [{v['wer_low']:.2%}, {v['wer_high']:.2%}]" if v["wer_low"] is not None else ""
+    told = (("Empty", "empty_rate"), ("Stuck", "repetition_rate"), ("Cut", "cut_rate"))
+    others = [f" | {title}: {v[name]:.1%}" for title, name in told if name in v]
+    return f"WER: {v['wer']:.2%}{interval} | CER: {v['cer']:.2%}{''.join(others)}"
+
+
 def _stage(event: Event) -> str:
     counted = ", ".join(f"{name} {count:,}" for name, count in event.values["components"].items())
     share = f"{event.values['trainable']:,} of {event.values['parameters']:,} parameters train"
-    return f"Stage {event.stage}: {share} ({counted}); ends after {event.values['ends']}"
+    first = f"Stage {event.stage}: {share} ({counted}); ends after {event.values['ends']}"
+    return "\n".join([first, *event.values.get("summary", ())])
 
 
 def _derived(event: Event) -> str:
     rows = [
-        f"  {name}: {value:,}" if type(value) is int else f"  {name}: {value}" for name, value in event.values.items()
+        f"  {name}: {value:,}" if type(value) is int else f"  {name}: {value}"
+        for name, value in event.values.items()
+        if name != "loss_floors"
     ]
-    return "\n".join([f"Derived for stage {event.stage}:", *rows])
+    floors = [
+        f"  {name} cannot fall below {value:.3f} nats a symbol, that is what label smoothing makes of the best model"
+        for name, value in event.values.get("loss_floors", {}).items()
+    ]
+    return "\n".join([f"Derived for stage {event.stage}:", *rows, *floors])
 
 
 def _save(event: Event) -> str:
@@ -68,7 +88,9 @@ def _end(event: Event) -> str:
     reason = event.values["reason"]
     message = event.values.get("message")
     after = duration(event.values["seconds"])
-    return f"Training {reason} at step {event.step} after {after}{': ' + message if message else ''}"
+    share = event.values.get("evaluating_percent")
+    evaluating = f", {share:.1f}% of it evaluating" if share else ""
+    return f"Training {reason} at step {event.step} after {after}{evaluating}{': ' + message if message else ''}"
 
 
 def _resume(event: Event) -> str:

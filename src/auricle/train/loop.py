@@ -41,6 +41,8 @@ class StepResult:
     """Mean over the micro-batches that say something of it; NaN where none does."""
     finite: bool = True
     """False on every rank when a loss or the gradient was not finite on one: the weights were left as they were."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Of the terms in the objective; 1 where none is told."""
 
 
 def train_step(
@@ -51,20 +53,25 @@ def train_step(
     counts: dict[str, float],
     engine: Engine,
     max_grad_norm: float,
+    steps: int = 0,
 ) -> StepResult:
     """One optimizer step over micro-batches, each weighted by what it contains.
 
     `counts` are the step's, over all micro-batches and ranks: Σ weight · Σ sum / Σ count. Ranks average gradients,
-    so the objective is multiplied by the world size once. What is not finite never reaches the weights.
+    so the objective is multiplied by the world size once. What is not finite never reaches the weights. Weights may
+    depend on `steps`, those that the stage has made.
     """
+    moved = task.weights(steps) if hasattr(task, "weights") else {}
     sums: dict[str, torch.Tensor] = {}
+    weights: dict[str, float] = {}
     health: dict[str, list[torch.Tensor]] = {}
     for number, batch in enumerate(micro, start=1):
         with engine.accumulating(model, last=number == len(micro)):
             with engine.autocast():
                 loss = task.loss(model, batch)
+            weights |= {name: moved.get(name, term.weight) for name, term in loss.terms.items()}
             objective = sum(
-                term.weight * term.sum / max(_divisor(name, term, counts), 1.0) for name, term in loss.terms.items()
+                weights[name] * term.sum / max(_divisor(name, term, counts), 1.0) for name, term in loss.terms.items()
             )
             engine.backward(objective * engine.world)
         for name, term in loss.terms.items():
@@ -79,7 +86,8 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     local = {name: sum(batch.counts.get(name, 0.0) for batch in micro) for name in sums}
     told = {name: torch.stack(values).nanmean() for name, values in health.items()}
-    return StepResult({name: float(value) for name, value in sums.items()}, local, float(norm), told, finite)
+    summed = {name: float(value) for name, value in sums.items()}
+    return StepResult(summed, local, float(norm), told, finite, weights)
 
 
 def _divisor(name: str, term: Any, counts: dict[str, float]) -> float:
@@ -91,6 +99,8 @@ class Window:
     """Sums since the last log line, on this rank."""
 
     sums: dict[str, float] = field(default_factory=dict)
+    weighted: dict[str, float] = field(default_factory=dict)
+    """Each step's sums times its weights."""
     counts: dict[str, float] = field(default_factory=dict)
     frames: int = 0
     padded_frames: int = 0
@@ -102,6 +112,8 @@ class Window:
     def add(self, result: StepResult, micro: Sequence[Batch], wait_seconds: float) -> None:
         for name in result.sums:
             self.sums[name] = self.sums.get(name, 0.0) + result.sums[name]
+            weighted = result.weights.get(name, 1.0) * result.sums[name]
+            self.weighted[name] = self.weighted.get(name, 0.0) + weighted
             self.counts[name] = self.counts.get(name, 0.0) + result.counts[name]
         self.frames += sum(batch.frames for batch in micro)
         self.padded_frames += sum(batch.padded_frames for batch in micro)
@@ -111,13 +123,16 @@ class Window:
             self.health.setdefault(name, []).append(value)
 
     def summary(self, engine: Engine) -> dict[str, Any]:
-        """The log line's figures over all ranks; the loss is the mean a unit, never a mean of means."""
+        """The log line's figures over all ranks: each term's mean a unit, never a mean of means, and the objective."""
         flat = {f"sum.{name}": value for name, value in self.sums.items()}
+        flat |= {f"weighted.{name}": value for name, value in self.weighted.items()}
         flat |= {f"count.{name}": value for name, value in self.counts.items()}
         total = engine.sum(flat | {"frames": self.frames, "padded": self.padded_frames, "audio": self.audio_seconds})
-        terms = {name: total[f"sum.{name}"] / max(total[f"count.{name}"], 1.0) for name in self.sums}
+        divisors = {name: max(total[f"count.{name}"], 1.0) for name in self.sums}
+        terms = {name: total[f"sum.{name}"] / divisor for name, divisor in divisors.items()}
         seconds = max(time.monotonic() - self.began, 1e-9)
         return {
+            "loss": sum(total[f"weighted.{name}"] / divisors[name] for name in self.weighted),
             "terms": terms,
             "padding_percent": 100 * (1 - total["frames"] / total["padded"]) if total["padded"] else 0.0,
             "audio_hours_per_hour": total["audio"] / seconds,
@@ -212,14 +227,13 @@ def run_stage(
         with saved_if_preempted(stage, state, run):
             step = next_step(loaded)
         counts = engine.sum(_to_sum(step.micro, run))
-        rate = set_rates(
-            optimizer, factor(config, state.progress.steps, fraction_done(config, state.progress), stage.total_steps)
-        )
+        rate = set_rates(optimizer, factor(config, state.progress, stage.total_steps))
         # Randomness of a step is a function of the step: resuming needs no generator's state.
         seed_all(key(config.seed, stage.name, state.progress.steps, engine.rank))
         micro = [batch.to(engine.device) for batch in step.micro]
         try:
-            result = train_step(model, optimizer, task, micro, counts, engine, config.max_grad_norm)
+            result = train_step(model, optimizer, task, micro, counts, engine, config.max_grad_norm,
+                                state.progress.steps)
         except torch.OutOfMemoryError as error:
             optimizer.zero_grad(set_to_none=True)
             raise OutOfMemory(state, str(error).partition("\n")[0]) from None

@@ -47,7 +47,7 @@ def overfit(events: Iterable[Event], stage: str) -> Overfit | None:
     told = [event for event in told if isinstance(event.values.get("loss"), float)]  # the log writes NaN as text
     series: dict[tuple, list[Event]] = {}
     for event in told:
-        if event.kind == "eval":
+        if event.kind == "eval" and not event.values.get("beside"):
             series.setdefault((event.values["dataset"], event.values["utterances"]), []).append(event)
     return next(filter(None, (_rising(evaluations, told) for evaluations in series.values())), None)
 

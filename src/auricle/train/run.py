@@ -26,7 +26,7 @@ from auricle.train import checkpoint, memory
 from auricle.train.checkpoint import TrainingState
 from auricle.train.datasets import Judged
 from auricle.train.engine import Engine
-from auricle.train.evaluate import Evaluation, evaluate, subset, write_hypotheses
+from auricle.train.evaluate import Evaluation, decoders_of, evaluate, subset, write_hypotheses
 from auricle.train.loop import Step, StepResult, Window
 from auricle.train.onset import Onset
 from auricle.train.optim import moments
@@ -79,6 +79,7 @@ class Run:
     ) -> None:
         self.engine, self.folder, self._log = engine, folder, log
         self.config, self.stages, self.stop = config, tuple(stages), stop
+        self._decoders = {stage.name: decoders_of(stage.task, config.evaluation.decoder) for stage in stages}
         self.optimizer: Any = None
         self.watchdog = Watchdog(
             config.training.hang_seconds, folder / f"stacks-{engine.rank}.txt", self._hung
@@ -242,7 +243,6 @@ class Run:
             "train",
             stage.name,
             state.progress.run_steps,
-            loss=sum(values["terms"].values()),
             grad_norm=grad_norm,
             learning_rate=rate,
             epoch=state.progress.epochs,
@@ -260,39 +260,47 @@ class Run:
     def evaluate(self, stage: Stage, state: TrainingState, *, complete: bool = False) -> TrainingState:
         """Evaluates the stage's sets; a new best is saved at once. Returns the state with the best so far.
 
-        An evaluation that is asked to stop counts for nothing.
+        The first decoder decides; others are asked in a complete evaluation only. One that is asked to stop counts for
+        nothing.
         """
+        decoders = self._decoders[stage.name][: None if complete else 1]
         box = None if complete else stage.config.eval_max_seconds
         with self.engine.evaluating(stage.assembly.model):
-            results = [self._evaluate_one(stage, judged, box) for judged in stage.evaluations]
-        if not results or None in results:
+            found = [self._evaluate_one(stage, judged, box, decoders) for judged in stage.evaluations]
+        if not found or None in found:
             return state
+        results = [first for first, *_ in found]
+        whole = all(result.complete for result in results)  # also where a time box left nothing out
         metric = stage.config.metric_for_best_model or stage.task.metrics[0]
         value = sum(result.summary()[metric] for result in results) / len(results)
-        entry = {"metric": metric, "value": value, "step": state.progress.run_steps, "complete": complete}
+        entry = {"metric": metric, "value": value, "step": state.progress.run_steps, "complete": whole}
         is_best = math.isfinite(value) and (
-            state.best is None or value < state.best["value"] or (complete and not state.best["complete"])
+            state.best is None or value < state.best["value"] or (whole and not state.best["complete"])
         )
         if math.isfinite(value):
             state = replace(state, evaluations=(*state.evaluations, entry), best=entry if is_best else state.best)
         else:
             self.event("alarm", stage.name, entry["step"], message=f"{metric} is {value}; this step cannot be the best")
-        for result in results:
-            self._report(stage, state, result, is_best)
+        for first, *others in found:
+            self._report(stage, state, first, best=is_best)
+            for other in others:
+                self._report(stage, state, other, beside=first.decoder)
         if self._log and (warning := overfit(current(read(self._log.path)), stage.name)):
             self.event("alarm", stage.name, state.progress.run_steps, message=str(warning), about=ABOUT)
         if is_best and not complete:
             self.save(stage, state)
         return state
 
-    def _evaluate_one(self, stage: Stage, judged: Judged, box: float | None) -> Evaluation | None:
+    def _evaluate_one(
+        self, stage: Stage, judged: Judged, box: float | None, decoders: Sequence[str]
+    ) -> tuple[Evaluation, ...] | None:
         began = time.monotonic()
         budget = Budget(
             seconds=stage.config.batch_seconds,
             utterances=stage.config.per_device_eval_batch_size or stage.config.per_device_train_batch_size,
         )
 
-        def judge(manifest: Any) -> Evaluation | None:
+        def judge(manifest: Any) -> tuple[Evaluation, ...] | None:
             return evaluate(
                 judged.name,
                 manifest,
@@ -301,42 +309,52 @@ class Run:
                 self.engine,
                 self.config.evaluation,
                 budget=budget,
+                decoders=decoders,
                 workers=stage.config.dataloader_num_workers,
                 instruction=judged.instruction,
                 goes_on=self._goes_on,
             )
 
         def measure(manifest: Any) -> float:
-            return result.seconds if (result := judge(manifest)) else 0.0
+            return results[0].seconds if (results := judge(manifest)) else 0.0
 
         rows = subset(
             judged.name, judged.manifest, self.folder, box, measure, self.engine, stage.config.seed
         )
-        result = judge(rows)
+        results = judge(rows)
         self.evaluating_seconds += time.monotonic() - began
-        return result and replace(result, complete=len(rows) == len(judged.manifest))
+        whole = len(rows) == len(judged.manifest)
+        return results and tuple(replace(result, complete=whole) for result in results)
 
     def _goes_on(self) -> bool:
         """One rank alone may leave an evaluation; several meet at its end."""
         self.watchdog.beat()
         return not self.stop.asked or self.engine.world > 1
 
-    def _report(self, stage: Stage, state: TrainingState, result: Evaluation, is_best: bool) -> None:
+    def _report(
+        self, stage: Stage, state: TrainingState, result: Evaluation, *, best: bool = False, beside: str = ""
+    ) -> None:
+        """`beside` names the decoder that stands for the evaluation, where this is another one."""
         step = state.progress.run_steps
-        name = f"eval/step-{step:09d}-{result.dataset}.jsonl"
+        name = "-".join(["eval/step", f"{step:09d}", result.dataset, *([result.decoder] if beside else [])]) + ".jsonl"
         if self.engine.is_main:
             write_hypotheses(self.folder / name, result)
-        share = 100 * self.evaluating_seconds / max(time.monotonic() - self.started, 1e-9)
         self.event(
             "eval",
             stage.name,
             step,
             **result.summary(),
-            share_of_wall_percent=share,
-            best=is_best,
+            **({"beside": beside} if beside else {}),
+            share_of_wall_percent=self.share_of_evaluations,
+            best=best,
             hypotheses=name,
             epoch=state.progress.epochs,
         )
+
+    @property
+    def share_of_evaluations(self) -> float:
+        """Per cent of this start's wall time."""
+        return 100 * self.evaluating_seconds / max(time.monotonic() - self.started, 1e-9)
 
     def save(self, stage: Stage, state: TrainingState, *, wait: bool = True) -> None:
         """Has the state written; see `Saver.save`. Ranks other than 0 have nothing to do, unless it is sharded."""

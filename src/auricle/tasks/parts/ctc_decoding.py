@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from auricle.tasks.parts.hotwords import Hotwords
+
 Beam = list[tuple[tuple[int, ...], float]]
 """(labels, log probability), the likeliest first."""
 
@@ -24,16 +26,44 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int) -> list[list[int]]:
             for path, length in zip(paths, lengths.tolist(), strict=True)]
 
 
-def prefix_beam(log_probs: Tensor, lengths: Tensor, blank: int, beam_size: int) -> list[Beam]:
+def prefix_beam(log_probs: Tensor, lengths: Tensor, blank: int, beam_size: int,
+                hotwords: Hotwords | None = None) -> list[Beam]:
     """(B, F, V+1), (B,) → the likeliest label sequences, each summed over its alignments.
 
-    Hannun et al. 2014, algorithm 1, without a language model.
+    Hannun et al. 2014, algorithm 1, with hotwords in the place of a language model: they are ordered by log probability
+    plus what hotwords add, and returned with their log probability alone. Hotwords take the blank to be class V.
     """
     rows = log_probs.double().cpu().numpy()
-    return [_search(frames[:length], blank, beam_size) for frames, length in zip(rows, lengths.tolist(), strict=True)]
+    return [_search(frames[:length], blank, beam_size, _Earnings(hotwords))
+            for frames, length in zip(rows, lengths.tolist(), strict=True)]
 
 
-def _search(frames: np.ndarray, blank: int, beam_size: int) -> Beam:
+class _Earnings:
+    """What hotwords add to prefixes, from their state, which is known for those that were in the beam."""
+
+    def __init__(self, hotwords: Hotwords | None) -> None:
+        self.hotwords = hotwords
+        self._known: dict[tuple[int, ...], tuple[int, float]] = {(): (hotwords.start if hotwords else 0, 0.0)}
+
+    def __call__(self, prefix: tuple[int, ...]) -> float:
+        return self._of(prefix)[1] if self.hotwords else 0.0
+
+    def ended(self, prefix: tuple[int, ...]) -> float:
+        """The same for a text that ends there."""
+        if not self.hotwords:
+            return 0.0
+        state, earned = self._of(prefix)
+        return earned + self.hotwords.step(state, self.hotwords.end)[1]
+
+    def _of(self, prefix: tuple[int, ...]) -> tuple[int, float]:
+        if prefix not in self._known:
+            state, earned = self._of(prefix[:-1])
+            after, more = self.hotwords.step(state, prefix[-1])
+            self._known[prefix] = after, earned + more
+        return self._known[prefix]
+
+
+def _search(frames: np.ndarray, blank: int, beam_size: int, earned: _Earnings) -> Beam:
     """(F, V+1) → beam. Prefix → (log p of its alignments that end in blank, of those that end in its last label)."""
     beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, LOG_ZERO)}
     for frame in frames:
@@ -42,9 +72,10 @@ def _search(frames: np.ndarray, blank: int, beam_size: int) -> Beam:
         likely = [(label, float(frame[label])) for label in candidates if label != blank]
         for prefix, (in_blank, in_label) in beam.items():
             _extend(grown, prefix, in_blank, in_label, frame, likely, blank)
-        best = sorted(grown.items(), key=lambda item: _add(*item[1]), reverse=True)[:beam_size]
+        best = sorted(grown.items(), key=lambda item: _add(*item[1]) + earned(item[0]), reverse=True)[:beam_size]
         beam = {prefix: (in_blank, in_label) for prefix, (in_blank, in_label) in best}
-    return [(prefix, _add(*ends)) for prefix, ends in beam.items()]
+    found = [(prefix, _add(*ends)) for prefix, ends in beam.items()]
+    return sorted(found, key=lambda one: one[1] + earned.ended(one[0]), reverse=True)
 
 
 def _extend(grown: dict[tuple[int, ...], list[float]], prefix: tuple[int, ...], in_blank: float, in_label: float,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auricle.tasks.ctc.decoding import greedy, prefix_beam
+from auricle.tasks.parts.ctc_decoding import greedy, prefix_beam
 from tests.paths import DATA
 
 REAL = DATA / "ctc_decoding"
