@@ -25,6 +25,19 @@ defaults:
   - /training: default
 training: {run_name: tiny_journey, trainable: [projector]}
 """
+VOXFORMER = """# @package _global_
+# A tiny stand-in for a small VoxFormer.
+defaults:
+  - /model: voxformer_tiny
+  - /data: default
+  - /training: default
+model:
+  frontend: {normalize: none}
+  encoder: {width: 16, feedforward_width: 16}
+  streaming: {}
+task: {max_new_tokens: 4}
+training: {run_name: NAME}
+"""
 DEFAULTS = {
     "model": "kind: conformer\nwidth: 16\nlayers: 1\nheads: 2\nsubsampling_channels: 4\n",
     "data": """datasets:
@@ -69,6 +82,9 @@ def test_every_documented_command_runs(tmp_path):
     (tmp_path / "configs" / "hydra" / "experiments").mkdir()
     (tmp_path / "configs" / "hydra" / "experiments" / "quickstart.yaml").write_text(EXPERIMENT)
     (tmp_path / "configs" / "hydra" / "experiments" / "tiny_journey.yaml").write_text(JOURNEY)
+    for name in ("voxformer_tiny", "voxformer_streaming_tiny"):
+        path = tmp_path / "configs" / "hydra" / "experiments" / f"{name}.yaml"
+        path.write_text(VOXFORMER.replace("NAME", name))
     for number in range(12):
         write_audio(tmp_path / "recordings" / f"{number}.wav", seconds=0.5 + 0.1 * number)
         (tmp_path / "recordings" / f"{number}.txt").write_text("a word")

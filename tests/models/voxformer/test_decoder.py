@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 
 from auricle.models.voxformer import decoder as module
 from auricle.models.voxformer.config import DecoderConfig
-from auricle.models.voxformer.decoder import AttentionDecoder
+from auricle.models.voxformer.decoder import AttentionDecoder, sinusoids
 
 WIDTH, MEMORY, V = 16, 12, 6
 TOLERANCE = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
@@ -137,3 +139,21 @@ def test_a_search_over_no_utterances_takes_steps_too():
     decoder, (memory, lengths) = made(), memory_of([])
     cache = decoder.start(memory, lengths, beams=2)
     assert decoder.step(torch.empty(0, 2, dtype=torch.long), cache).shape == (0, 2, V + 1)
+
+
+def test_frames_know_when_they_are():
+    found = sinusoids(50, 8).double()
+    for frame in (0, 1, 7, 49):
+        for pair in range(4):
+            angle = frame * 10_000 ** (-2 * pair / 8)
+            assert found[frame, pair].item() == pytest.approx(math.sin(angle), abs=1e-5)
+            assert found[frame, 4 + pair].item() == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+def test_the_same_frame_at_another_time_is_another_one():
+    decoder = made(torch.float32)
+    frame = torch.randn(1, 1, MEMORY)
+    tokens = torch.tensor([[decoder.end, 1]])
+    both = torch.cat([frame, torch.zeros_like(frame)], 1), torch.cat([torch.zeros_like(frame), frame], 1)
+    first, second = (decoder(tokens, memory, torch.tensor([2])) for memory in both)
+    assert not torch.allclose(first, second, atol=1e-4)

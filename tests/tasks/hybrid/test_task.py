@@ -1,5 +1,6 @@
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -369,3 +370,10 @@ def test_every_beam_prefers_hotwords(decoder):
 def test_hotwords_that_cannot_be_spelt_are_refused_by_name(phrase, said):
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
         example(Config(hotwords=["happy", phrase]))
+
+
+@pytest.mark.parametrize("decoder", ["joint", "attention_beam", "attention"])
+def test_an_apple_gpu_is_told_that_it_lacks_double_precision(decoder):
+    task, model = example()
+    with pytest.raises(UsageError, match=f"'{decoder}' computes in double precision.*Set the device to cpu"):
+        task.spelled(model, SimpleNamespace(device=torch.device("mps")), None, decoder)

@@ -4,6 +4,9 @@ At the original VoxFormer's size (width 512, 4 layers, 2,000 labels) it has 23,0
 23,036,928. Ours has a class for the end symbol, which every input begins with, beside the labels (+1,024), and one
 normalisation before a feed-forward module where the original has two in a row (-4,096).
 
+What it attends to knows its time: the encoder's positions are relative, so that without the sinusoids that are added
+here a phrase that comes twice could not be told apart, and the decoder would jump from one to the other.
+
 In a search, the W hypotheses of an utterance are W queries on one set of cross keys, as they all read the same frames.
 Their self keys are likewise kept side by side in the order they came, and each hypothesis sees those of its own past:
 to reorder a beam is to rewrite a table of small numbers, and no key is ever moved.
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from auricle.models.parts.conformer import rotary_angles, rotate
+from auricle.models.parts.conformer import ROTARY_BASE, rotary_angles, rotate
 from auricle.models.parts.dropout import Dropout
 from auricle.models.parts.masks import attention_mask, valid_frames
 from auricle.models.voxformer.config import DecoderConfig
@@ -214,8 +217,16 @@ def _append(past: Tensor, first: int, seen: Tensor) -> Past:
     return append
 
 
+def sinusoids(frames: int, width: int, device: torch.device | None = None) -> Tensor:
+    """(E, M): sines of frame · base^(-2i/M), then their cosines (Vaswani et al. 2017, §3.5)."""
+    rates = ROTARY_BASE ** (-torch.arange(0, width, 2, device=device) / width)
+    angles = torch.outer(torch.arange(frames, device=device), rates)  # (E, M/2)
+    return torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
+
+
 def _framed(memory: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Frames with zeros for padding, at least one, and which of them may be attended to, (B, 1, 1, E).
+    """Frames that know when they are, with zeros for padding, at least one; and which of them may be attended to,
+    (B, 1, 1, E).
 
     Without biases, a frame of zeros has no value: an utterance without frames attends to it and gets nothing.
     """
@@ -223,4 +234,5 @@ def _framed(memory: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         memory = F.pad(memory, (0, 0, 0, 1))  # (B, 1, M)
     frames = memory.shape[1]
     padding = ~valid_frames(lengths, frames).unsqueeze(-1)  # (B, E, 1)
+    memory = memory + sinusoids(frames, memory.shape[-1], memory.device).to(memory.dtype)
     return memory.masked_fill(padding, 0.0), attention_mask(lengths, frames)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from auricle.core.errors import ConfigError
+from auricle.core.errors import ConfigError, UsageError
 from auricle.core.text import normalizer
 from auricle.data.judge import Checks
 from auricle.data.tokenizers import Tokenizer
@@ -116,6 +116,9 @@ class HybridTask(Task):
         decoder = parts.chosen(decoder, self.decoders)
         if decoder in ("ctc", "ctc_beam"):
             return self._aligned(log_softmax(model.ctc_head(memory)), lengths, decoder)
+        if memory.device.type == "mps":
+            raise UsageError(f"decoder: '{decoder}' computes in double precision, which an Apple GPU does not have; "
+                             "expected cpu or cuda. Set the device to cpu, or decode by ctc")
         limit = search.limits(lengths, self.config.max_new_tokens)
         if decoder == "attention":
             return _said(search.greedy(model.decoder, memory, lengths, limit), "log_probability")
