@@ -13,9 +13,9 @@ from auricle.core.config import TrainingConfig
 from auricle.core.events import EventLog
 from auricle.data.plan import Budget
 from auricle.models.conformer.config import Config as Conformer
-from auricle.tasks.ctc.batch import CtcBatch
 from auricle.tasks.ctc.config import Config as Ctc
 from auricle.tasks.parts.assembly import assemble, tokenizer_for
+from auricle.tasks.parts.labels import LabelledBatch
 from auricle.train.checkpoint import TrainingState
 from auricle.train.engine import Engine
 from auricle.train.loop import run_stage
@@ -30,7 +30,7 @@ STEPS, ROUNDS, UTTERANCES, FRAMES, LABELS = 40, 3, 16, 250, 30
 class Premade:
     """In the place of a training set: the same batches again and again, nothing to load."""
 
-    def __init__(self, batches: list[CtcBatch], plan) -> None:
+    def __init__(self, batches: list[LabelledBatch], plan) -> None:
         self.batches, self._plan = batches, plan
 
     def plan(self, _epoch: int):
@@ -39,18 +39,18 @@ class Premade:
     def epochs(self, position: tuple[int, int]) -> float:
         return position[0] + position[1] / STEPS
 
-    def __getitem__(self, place) -> CtcBatch:
+    def __getitem__(self, place) -> LabelledBatch:
         return self.batches[place.step % len(self.batches)]
 
 
-def premade(labels: int) -> list[CtcBatch]:
+def premade(labels: int) -> list[LabelledBatch]:
     torch.manual_seed(0)
     found = []
     for number in range(4):
         lengths = torch.randint(FRAMES - 20, FRAMES, (UTTERANCES,))
         lengths[0] = FRAMES
         found.append(
-            CtcBatch(
+            LabelledBatch(
                 ids=tuple(f"{number}-{n}" for n in range(UTTERANCES)),
                 references=("",) * UTTERANCES,
                 seconds=UTTERANCES * FRAMES / 100,
@@ -67,7 +67,7 @@ def premade(labels: int) -> list[CtcBatch]:
     return found
 
 
-def bare(model: nn.Module, task, optimizer: torch.optim.Optimizer, batches: list[CtcBatch]) -> None:
+def bare(model: nn.Module, task, optimizer: torch.optim.Optimizer, batches: list[LabelledBatch]) -> None:
     """The baseline: what one writes in twenty lines."""
     model.train()
     for step in range(STEPS):

@@ -73,7 +73,7 @@ def made_by(target: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_documented_command_runs(tmp_path):
     for group, text in DEFAULTS.items():
         path = tmp_path / "configs" / "hydra" / group / "default.yaml"
