@@ -4,7 +4,7 @@
       Frontend (WavLM): 95,039,100 (21,923,144 trainable)
       Encoder: 85,685,248
       …
-      Total: 204,782,229 (131,666,273 trainable)
+      Total: 204,784,717 (131,668,761 trainable)
     Unfroze WavLM layers: [9, 10, 11]
 """
 
