@@ -115,7 +115,8 @@ def test_scaled_adam_and_eden_die_and_go_on_as_if_they_had_not(tmp_path, digits,
     rates = {"learning_rate": 0.045, "lr_scheduler_type": "eden", "eden_steps": 8.0, "warmup_steps": 4}
     settings = {**of_accumulation(4), "max_steps": 12, "optim": "scaled_adam", **rates}
     trainer = Trainer(home=tmp_path, settings={"manifest": digits, **settings})
-    resumed = die(trainer, [(4, "backward", {}), (7, "saved", {}), (10, "optimizer", {})], workers=[0, 2])
+    deaths = [(4, "backward", {}), (7, "saved", {"save_steps": 7}), (10, "optimizer", {})]
+    resumed = die(trainer, deaths, workers=[0, 2])
     assert len(resumed) == 3
     assert_the_same(trainer, straight(settings))
 
