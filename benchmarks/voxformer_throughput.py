@@ -35,7 +35,8 @@ def make_corpus(folder: Path, clips: int) -> Path:
         while len(text) < 14 * seconds:
             text = f"{text} {sentences.sentence('benchmark', number, len(text))}".strip()
         rows.append({"audio": str(path), "text": text})
-    for name, part in (("train", rows), ("dev", rows[: max(8, clips // 20)])):
+    dev = max(8, clips // 20)
+    for name, part in (("train", rows[dev:]), ("dev", rows[:dev])):
         lines = "".join(json.dumps(row) + "\n" for row in part)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     return folder
