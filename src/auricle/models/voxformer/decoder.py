@@ -26,6 +26,7 @@ from auricle.models.parts.conformer import ROTARY_BASE, rotary_angles, rotate
 from auricle.models.parts.dropout import Dropout
 from auricle.models.parts.masks import attention_mask, valid_frames
 from auricle.models.voxformer.config import DecoderConfig
+from auricle.models.voxformer.feedforward import FeedForward
 
 Angles = tuple[Tensor, Tensor]
 KeysValues = tuple[Tensor, Tensor]
@@ -80,21 +81,6 @@ class CrossAttention(nn.Module):
         q = self.project_query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, U, K)
         x = F.scaled_dot_product_attention(q, *memory, attn_mask=valid)
         return self.dropout(self.project_out(x.transpose(1, 2).flatten(2)))  # (B, U, D)
-
-
-class FeedForward(nn.Module):
-    """(B, U, D) → (B, U, D): SwiGLU (Shazeer 2020, eq. 6)."""
-
-    def __init__(self, width: int, inner: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.project_in = nn.Linear(width, 2 * inner, bias=False)
-        self.project_out = nn.Linear(inner, width, bias=False)
-        self.dropout_in, self.dropout_out = Dropout(dropout), Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.project_in(self.norm(x)).chunk(2, -1)
-        return self.dropout_out(self.project_out(self.dropout_in(F.silu(gate) * up)))
 
 
 class DecoderLayer(nn.Module):

@@ -24,6 +24,7 @@ from auricle.models.parts.dropout import Dropout
 from auricle.models.parts.masks import valid_frames
 from auricle.models.voxformer.chunks import Chunks
 from auricle.models.voxformer.config import STACKS, ConformerConfig
+from auricle.models.voxformer.feedforward import FeedForward
 
 LEVELS = STACKS // 2
 """Of stacks that go down, and of those that go up."""
@@ -39,21 +40,6 @@ class View(NamedTuple):
     padding: Tensor
     """(B, F, 1) bool, true after an utterance's end."""
     chunks: Chunks
-
-
-class FeedForward(nn.Module):
-    """(B, F, D) → (B, F, D): W₃(swish(W₁x) · W₂x)."""
-
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.project_in = nn.Linear(width, 2 * hidden, bias=False)
-        self.project_out = nn.Linear(hidden, width, bias=False)
-        self.dropout_in, self.dropout_out = Dropout(dropout), Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.project_in(self.norm(x)).chunk(2, -1)
-        return self.dropout_out(self.project_out(self.dropout_in(F.silu(gate) * value)))
 
 
 class SelfAttention(nn.Module):
