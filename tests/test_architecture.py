@@ -28,7 +28,7 @@ MAY_CATCH_ALL = {
     "store/directory.py",
     "store/hub.py",
     "store/targets/remote_file_system.py",
-    "train/run_lock.py",
+    "store/run_lock.py",
 }
 """A tracker that raises stops nothing; a directory that is being written is removed whatever interrupted it; file
 systems and hubs raise errors of their libraries' own; a lock that cannot be taken is closed."""

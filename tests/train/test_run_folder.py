@@ -8,7 +8,7 @@ from auricle.core.extents import Progress
 from auricle.models.conformer.config import Config as Conformer
 from auricle.tasks.ctc.config import Config as Ctc
 from auricle.train import run_folder
-from auricle.train.run_lock import lock
+from auricle.store.run_lock import lock
 
 
 def experiment(model_width: int = 16, **training) -> ExperimentConfig:

@@ -52,7 +52,7 @@ def _follow(run: Path, mirrors: list, repository: str | None) -> None:
     import os
 
     from auricle.store.mirror_pusher import NICE, push_forever
-    from auricle.train.run_lock import is_locked
+    from auricle.store.run_lock import is_locked
 
     def is_running() -> bool:
         return is_locked(run)

@@ -19,7 +19,7 @@ from auricle.store.writer import wait_for_writer
 from auricle.train import run_folder
 from auricle.train.checkpoint import TrainingState, load_state
 from auricle.train.engine import Engine
-from auricle.train.run_lock import Lock, lock
+from auricle.store.run_lock import Lock, lock
 
 WRITER_SECONDS = 600.0
 """A killed trainer's last save may take this long to end."""

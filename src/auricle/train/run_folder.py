@@ -22,7 +22,7 @@ from auricle.core.errors import RunFolderError
 from auricle.core.extents import Progress
 from auricle.store.directory import ASIDE, write_text
 from auricle.train.config_changes import Change, Kind, changes, moved_rate
-from auricle.train.run_lock import LOCKS, file_system_now, lock
+from auricle.store.run_lock import LOCKS, file_system_now, lock
 
 CHANGES = "changes.json"
 """What was accepted after the first start: [{"time", "step", "replan", "changes": {key: [old, new]}, "config"}, …]."""

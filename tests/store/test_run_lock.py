@@ -11,14 +11,14 @@ import pytest
 
 from auricle.core.errors import RunFolderError
 from auricle.core.events import EventLog
-from auricle.train import run_lock
-from auricle.train.run_lock import RUN_LOCK, is_locked, lock, owner
+from auricle.store import run_lock
+from auricle.store.run_lock import RUN_LOCK, is_locked, lock, owner
 from auricle.train.system import SystemMonitor
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from auricle.train.run_lock import lock
+from auricle.store.run_lock import lock
 held = lock(Path(sys.argv[1]))
 child = os.fork() if "fork" in sys.argv else 1
 if child:
@@ -68,7 +68,7 @@ def test_asking_who_holds_the_folder_gives_nothing_up(tmp_path):
         assert owner(tmp_path).pid == os.getpid()
         with pytest.raises(RunFolderError, match=f"process {os.getpid()} on"):
             lock(tmp_path)
-        asked = "from pathlib import Path; import sys; from auricle.train.run_lock import is_locked; " \
+        asked = "from pathlib import Path; import sys; from auricle.store.run_lock import is_locked; " \
                 "sys.exit(is_locked(Path(sys.argv[1])))"
         assert subprocess.run([sys.executable, "-c", asked, str(tmp_path)], check=False).returncode == 1
 
