@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import auricle
-from auricle.cli import main
+from auricle.cli import main, verbs
 from auricle.core.errors import DataError
 
 HEAVY = ("torch", "hydra", "omegaconf", "pydantic", "pyarrow", "matplotlib", "transformers", "rich")
@@ -73,19 +73,19 @@ class Verb:
 
 
 def test_what_the_user_can_mend_is_one_line_and_an_exit_code(monkeypatch):
-    monkeypatch.setattr(main, "load", lambda verb: Verb(DataError("clip.wav: empty")))
+    monkeypatch.setattr(verbs, "load", lambda *_: Verb(DataError("clip.wav: empty")))
     result = run("train")
     assert (result.exit_code, result.stderr, result.stdout) == (3, "error: clip.wav: empty\n", "")
 
 
 def test_an_interrupt_ends_quietly(monkeypatch):
-    monkeypatch.setattr(main, "load", lambda verb: Verb(KeyboardInterrupt()))
+    monkeypatch.setattr(verbs, "load", lambda *_: Verb(KeyboardInterrupt()))
     result = run("train")
     assert (result.exit_code, result.output.strip()) == (130, "")
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(main, "load", lambda verb: Verb(ZeroDivisionError("ours")))
+    monkeypatch.setattr(verbs, "load", lambda *_: Verb(ZeroDivisionError("ours")))
     assert isinstance(run("train").exception, ZeroDivisionError)
 
 
