@@ -6,9 +6,9 @@ from auricle.core.config import DataConfig, DatasetConfig, ExperimentConfig, Tra
 from auricle.core.errors import RunFolderError
 from auricle.core.extents import Progress
 from auricle.models.conformer.config import Config as Conformer
+from auricle.store.run_lock import lock
 from auricle.tasks.ctc.config import Config as Ctc
 from auricle.train import run_folder
-from auricle.store.run_lock import lock
 
 
 def experiment(model_width: int = 16, **training) -> ExperimentConfig:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from auricle.core.events import Event
 
 LONG_AUDIO = 60.0
 """Seconds of audio from which on transcribing shows a bar."""
+SECONDS_BETWEEN_LINES = 5.0
+LONG_BYTES = 100_000_000
+"""A transfer larger than this tells how far it is."""
 
 
 def show_error(error: AuricleError) -> None:
@@ -95,6 +99,23 @@ def transcribing(seconds: float) -> Iterator[tuple[Callable[[float], None], Call
     finally:
         if drawn:
             bar.stop()
+
+
+def say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+def transferring() -> Callable[[str, int, int], None]:
+    """Gives `tell(what, bytes done, bytes in all or 0)`, which prints a line every few seconds of a long transfer."""
+    said = time.monotonic()
+
+    def tell(what: str, done: int, size: int) -> None:
+        nonlocal said
+        if max(done, size) > LONG_BYTES and time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            say(f"{what}: {done / 1e6:,.0f}{f' of {size / 1e6:,.0f}' if size else ''} MB")
+
+    return tell
 
 
 def show_json(value: Any) -> None:

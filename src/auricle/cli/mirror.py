@@ -1,17 +1,13 @@
 """`auricle mirror`: verified copies of a run elsewhere, and runs back from them."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from auricle.cli.console import say, transferring
 from auricle.core.errors import RunFolderError, UsageError
-
-SECONDS_BETWEEN_LINES = 5.0
-LONG_BYTES = 100_000_000
-"""A transfer larger than this tells how far it is."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
@@ -36,7 +32,7 @@ def push(
     if not targets and not repository:
         raise UsageError(f"'{run}': no mirror target is configured; name one with --to URL, or in the experiment with "
                          "mirror.targets=[URL]")
-    mirrors = [Mirror(run, target, keep=keep or settings.get("keep") or 2, report=_say, progress=_progress())
+    mirrors = [Mirror(run, target, keep=keep or settings.get("keep") or 2, report=say, progress=transferring())
                for target in targets]
     if follow:
         _follow(run, mirrors, repository)
@@ -66,7 +62,7 @@ def _hub_copy(run: Path, repository: str) -> Any:
     from auricle.dashboard.card import card
     from auricle.store.hub import HubCopy
 
-    return HubCopy(run, repository, card=card, report=_say)
+    return HubCopy(run, repository, card=card, report=say)
 
 
 @app.command()
@@ -78,7 +74,7 @@ def pull(
     from auricle.store.mirror_restore import restore
 
     folder = to or Path("outputs") / url.rstrip("/").rpartition("/")[2]
-    back = restore(url, None, folder, report=_say, progress=_progress())
+    back = restore(url, None, folder, report=say, progress=transferring())
     print(f"{folder}: step {back.step}, {back.bytes / 1e6:,.1f} MB, all verified; the command that trained it goes on")
 
 
@@ -97,6 +93,32 @@ def verify(
         print(f"{url}: holds no checkpoint")
     if damaged:
         raise typer.Exit(1)
+
+
+@app.command()
+def probe(
+    url: Annotated[str, typer.Argument(metavar="URL", help="A target, as in mirror.targets.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    secrets: Annotated[
+        bool, typer.Option("--secrets", hidden=True, help="Read variables as JSON from standard input.")] = False,
+) -> None:
+    """Try a target: a megabyte goes there, is verified there and removed again."""
+    import os
+    import sys
+
+    from auricle.cli.console import show_json
+    from auricle.store.mirror_probe import PROBE_BYTES, probe
+    from auricle.store.mirror_target import without_password
+
+    if secrets:
+        import json
+
+        os.environ.update(json.load(sys.stdin))
+    seconds, shown = probe(url), without_password(url)
+    if as_json:
+        show_json({"target": shown, "bytes": PROBE_BYTES, "seconds": seconds})
+    else:
+        print(f"{shown}: {PROBE_BYTES / 1e6:.0f} MB went there, was verified there and removed, in {seconds:.1f} s")
 
 
 @app.command()
@@ -172,20 +194,3 @@ def _config(run: Path) -> dict[str, Any]:
         return {}
     except (yaml.YAMLError, AttributeError) as error:
         raise RunFolderError(f"{run / 'config.yaml'}: not readable as YAML ({error})") from None
-
-
-def _say(sentence: str) -> None:
-    print(sentence, flush=True)
-
-
-def _progress() -> Callable[[str, int, int], None]:
-    """Prints a line every few seconds of a long transfer."""
-    said = time.monotonic()
-
-    def tell(what: str, done: int, size: int) -> None:
-        nonlocal said
-        if max(done, size) > LONG_BYTES and time.monotonic() - said > SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            _say(f"{what}: {done / 1e6:,.0f}{f' of {size / 1e6:,.0f}' if size else ''} MB")
-
-    return tell

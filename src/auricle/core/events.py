@@ -9,6 +9,8 @@ is ignored by readers and closed by the next writer.
 
 import json
 import math
+import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -137,3 +139,57 @@ def follow(path: Path, stop: Callable[[], bool], poll_seconds: float = 0.5) -> I
         if last_round:
             return
         time.sleep(poll_seconds)
+
+
+KIND = re.compile(rb'"kind": *"([^"]+)"')
+
+
+class Newest:
+    """The newest event of each kind that still holds, of a log that grows: only what was added is read, and only what
+    is asked for is decoded.
+
+    What a `resume` event supersedes is dropped: after it there may be no `train` event until one is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bytes = 0
+        """Read so far."""
+        self._file: int | None = None
+        self._held: dict[str, bytes] = {}
+
+    def __getitem__(self, kind: str) -> Event | None:
+        try:
+            return Event.from_json(self._held[kind].decode("utf-8", "replace"))
+        except (KeyError, json.JSONDecodeError, TypeError, AttributeError):
+            return None
+
+    @property
+    def last(self) -> Event | None:
+        """Of any kind."""
+        found = (event for kind in self._held if (event := self[kind]))
+        return max(found, key=lambda event: event.time, default=None)
+
+    def update(self) -> bool:
+        """Reads on; → whether there was more. A file that was replaced is read anew, a torn last line later."""
+        try:
+            with self.path.open("rb") as stream:
+                status = os.fstat(stream.fileno())
+                if status.st_ino != self._file or status.st_size < self.bytes:
+                    self._file, self.bytes, self._held = status.st_ino, 0, {}
+                stream.seek(self.bytes)
+                lines, end, _ = stream.read().rpartition(b"\n")
+        except OSError:
+            return False
+        self.bytes += len(lines) + len(end)
+        for line in lines.split(b"\n"):
+            found = KIND.search(line)
+            if found and line.endswith(b"}"):  # a torn line holds nothing
+                self._take(found[1].decode("utf-8", "replace"), line)
+        return bool(end)
+
+    def _take(self, kind: str, line: bytes) -> None:
+        self._held[kind] = line
+        if kind == "resume" and (resume := self[kind]):
+            steps = {held: event.step for held in SUPERSEDED_BY_RESUME if (event := self[held])}
+            self._held = {held: text for held, text in self._held.items() if steps.get(held, 0) <= resume.step}

@@ -27,7 +27,7 @@ from auricle.store.targets import MirrorError, Target
 from auricle.store.targets.parts import transfer
 
 SMALL_FILES = ("run.json", "changes.json", "config.yaml", "split.json", "trainer_state.json", "trainer_log.txt",
-               "events.jsonl", "latest.json", "best.json")
+               "events.jsonl", "machine.jsonl", "latest.json", "best.json")
 SMALL_FOLDERS = ("eval", "order")
 CHECKPOINTS, BEST = "checkpoints", "best.json"
 FILES_SECONDS = 30.0

@@ -1,7 +1,6 @@
 """A run folder on an empty machine, from a mirror: the newest good checkpoint, the best one, and all small files."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,9 @@ from auricle.store.mirror import BEST, CHECKPOINTS, Report, Transfer, best_of, i
 from auricle.store.mirror_target import connect
 from auricle.store.targets import MirrorError, Target
 from auricle.store.targets.parts import transfer
+
+REMOVED = "it was removed"
+"""While it was being fetched: its run goes on, and keeps the newest few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,12 @@ def restore(base: str, run_name: str | None, run_folder: Path, *, report: Report
     tag = xxhash.xxh3_64_hexdigest(target.url.encode())[:8]
     aside = run_folder.parent / f"{transfer.INCOMING}{run_folder.resolve().name}-{tag}"
     aside.mkdir(parents=True, exist_ok=True)
-    newest = _fetch_newest(target, aside, report, progress)
+    newest = fetch_newest(target, aside, report, progress)
     best = f"{CHECKPOINTS}/{best_of(target.read(BEST))}"
-    exposed = best if best == newest or _fetched_best(target, best, aside, report, progress) else newest
+    exposed = best if best == newest or fetched_best(target, best, aside, report, progress) else newest
     target.get_files(aside)
     size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
-    _finish(aside, newest, exposed)
+    finish(aside, newest, exposed)
     aside.rename(run_folder)
     directory.sync_directory(run_folder.parent)
     return Restored(step=steps.step_of(newest.rpartition("/")[2]), bytes=size)
@@ -62,7 +64,7 @@ def verified(url: str) -> Iterator[tuple[str, list[str]]]:
         yield name, wrong
 
 
-def _fetch_newest(target: Target, aside: Path, report: Report, progress: Transfer) -> str:
+def fetch_newest(target: Target, aside: Path, report: Report, progress: Transfer) -> str:
     """→ the newest checkpoint of the target that verifies, which is here now with its parts."""
     passed_over: set[str] = set()
     while True:
@@ -71,32 +73,34 @@ def _fetch_newest(target: Target, aside: Path, report: Report, progress: Transfe
         if not names:
             raise MirrorError(f"{target.url}: holds no checkpoint that verifies; expected the URL of a mirrored run, "
                               "as `auricle mirror status RUN` shows it")
-        if not (wrong := _fetch(target, names[0], held, aside, progress)):
+        if not (wrong := fetch(target, names[0], held, aside, progress)):
             return names[0]
         passed_over.add(names[0])
-        report(f"{names[0]} at {target.url} is damaged ({wrong}); passed over for the one before it")
+        if wrong != REMOVED:
+            report(f"{names[0]} at {target.url} is damaged ({wrong}); passed over for the one before it")
 
 
-def _fetched_best(target: Target, best: str, aside: Path, report: Report, progress: Transfer) -> bool:
+def fetched_best(target: Target, best: str, aside: Path, report: Report, progress: Transfer) -> bool:
     held = {name: own for name, own in target.held().items() if own}
     if best not in held:
         return False
-    if wrong := _fetch(target, best, held, aside, progress):
+    if wrong := fetch(target, best, held, aside, progress):
         report(f"{best}, the best one at {target.url}, is damaged ({wrong}); the newest one takes its place")
     return not wrong
 
 
-def _fetch(target: Target, name: str, held: dict[str, str], aside: Path, progress: Transfer) -> str:
-    """Fetches a checkpoint and its parts, where they are not here yet. → what is wrong with the copy there, or ""."""
-    if wrong := _fetch_one(target, name, held[name], aside, progress):
-        return wrong
-    for part in sorted(steps.named_parts(aside / name)):
-        path = f"{CHECKPOINTS}/parts/{part}"
-        wrong = "it is missing" if path not in held else _fetch_one(target, path, held[path], aside, progress)
+def fetch(target: Target, name: str, held: dict[str, str], folder: Path, progress: Transfer) -> str:
+    """Fetches a checkpoint into a run folder, the parts that it names before it, where they are not there yet.
+    → what is wrong with the copy at the target, or ""."""
+    try:
+        parts = sorted(parts_at(target, name))
+    except ValueError as error:
+        return str(error)
+    for part in parts:
+        wrong = "it is missing" if part not in held else _fetch_one(target, part, held[part], folder, progress)
         if wrong:
-            shutil.rmtree(aside / name)
-            return f"part {part}: {wrong}"
-    return ""
+            return f"part {part.rpartition('/')[2]}: {wrong}"
+    return _fetch_one(target, name, held[name], folder, progress)
 
 
 def _fetch_one(target: Target, name: str, identity: str, aside: Path, progress: Transfer) -> str:
@@ -104,19 +108,20 @@ def _fetch_one(target: Target, name: str, identity: str, aside: Path, progress: 
     to = aside / name
     if to.exists() and transfer.identity(to) == identity:
         return ""
-    shutil.rmtree(to, ignore_errors=True)
+    if to.exists():
+        directory.retire(to)
     try:
         target.get(name, to, lambda done: progress(name, done, 0))
     except MirrorError:
-        if name not in target.held():  # its run goes on and has removed it
-            return "it was removed"
+        if name not in target.held():
+            return REMOVED
         if wrong := target.problems(name):
             return wrong[0]
         raise
     return ""
 
 
-def _finish(aside: Path, newest: str, exposed: str) -> None:
+def finish(aside: Path, newest: str, exposed: str) -> None:
     """The hint and the model at the root are of what came back, whatever the mirror's run had since."""
     steps.expose(aside, aside / exposed)
     name = newest.rpartition("/")[2]

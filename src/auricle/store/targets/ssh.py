@@ -56,18 +56,18 @@ def connect(url: str) -> "Ssh":
     if not address.hostname or not folder:
         raise UsageError(f"mirror target '{url}': no host or no folder; expected ssh://[user@]host[:port]/folder")
     user = f"{unquote(address.username)}@" if address.username else ""
-    return Ssh(f"{user}{address.hostname}", address.port, folder)
+    host, port, config = f"{user}{address.hostname}", address.port, os.environ.get("AURICLE_SSH_CONFIG")
+    client = ["ssh", *(["-F", config] if config else []), *(["-p", str(port)] if port else []),
+              *(word for option in OPTIONS for word in ("-o", option))]
+    return Ssh(f"ssh://{host}{f':{port}' if port else ''}{folder}", client, host, folder)
 
 
 class Ssh:
     """Every call is a connection of its own: one that broke leaves nothing to mend."""
 
-    def __init__(self, host: str, port: int | None, folder: str) -> None:
-        self.url = f"ssh://{host}{f':{port}' if port else ''}{folder}"
-        self._host, self._folder = host, folder
-        config = os.environ.get("AURICLE_SSH_CONFIG")
-        self._client = ["ssh", *(["-F", config] if config else []), *(["-p", str(port)] if port else []),
-                        *(word for option in OPTIONS for word in ("-o", option))]
+    def __init__(self, url: str, client: Sequence[str], host: str, folder: str) -> None:
+        """`client`: the words of an ssh command line before the host."""
+        self.url, self._client, self._host, self._folder = url, list(client), host, folder
 
     def probe(self) -> None:
         self._run(f"mkdir -p {self._at('')} && cd {self._at('')} && : > .probe && rm .probe && "
@@ -155,10 +155,15 @@ class Ssh:
 
     def _shell(self, script: str) -> subprocess.CompletedProcess[bytes]:
         command = [*self._client, "--", self._host, script]
-        try:
-            return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        except FileNotFoundError:
-            raise MirrorError(f"{self.url}: needs 'ssh', which is not installed here") from None
+        # stderr is a file: an ssh client that stays for the commands to come would hold a pipe open
+        with tempfile.TemporaryFile() as errors:
+            try:
+                done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                                      check=False)
+            except FileNotFoundError:
+                raise MirrorError(f"{self.url}: needs 'ssh', which is not installed here") from None
+            errors.seek(0)
+            return subprocess.CompletedProcess(command, done.returncode, done.stdout, errors.read())
 
     def _rsync(self, arguments: list[str], progress: Progress | None = None) -> None:
         command = ["rsync", "--recursive", "--times", "--protect-args", f"--timeout={STALLED_SECONDS}",
