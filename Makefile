@@ -46,5 +46,5 @@ $(VENV)/.quickstart: pyproject.toml constraints.txt $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[synth,tensorboard,wandb,trackio,demo,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[synth,tensorboard,wandb,trackio,demo,alarms,dev]'
 	@touch $@ $(VENV)/.quickstart

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
-HERE, THERE = "10.77.3.1", "10.77.3.2"
+NETWORK = f"10.77.{os.getpid() % 251}"
+"""Of this process: tests that run side by side have cables of their own."""
+HERE, THERE = f"{NETWORK}.1", f"{NETWORK}.2"
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Far:
     address: str
     prefix: tuple[str, ...]
     cable: str
+    cable_there: str
 
     def cut(self) -> None:
         _ip("link", "set", self.cable, "down")
@@ -58,7 +61,7 @@ def far_machine() -> Iterator[Far]:
         for words in (("addr", "add", f"{THERE}/24", "dev", there), ("link", "set", there, "up"),
                       ("link", "set", "lo", "up")):
             _ip("-n", name, *words)
-        yield Far(name, THERE, ("ip", "netns", "exec", name), here)
+        yield Far(name, THERE, ("ip", "netns", "exec", name), here, there)
     finally:
         pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout.split()
         for pid in pids:

@@ -7,8 +7,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,8 @@ AuthorizedKeysFile {folder}/key.pub
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
+AllowTcpForwarding yes
+MaxSessions 50
 UsePAM no
 StrictModes no
 UseDNS no
@@ -47,15 +49,39 @@ class Server:
     port: int
     client_config: Path
     """For `ssh -F`, and for AURICLE_SSH_CONFIG."""
+    _processes: "list[subprocess.Popen[bytes]]" = field(default_factory=list, repr=False)
+    _command: tuple[str, ...] = ()
+
+    def start(self) -> None:
+        log = self.client_config.parent / "sshd.log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(self._command, stderr=stderr)
+        self._processes.append(process)
+        while "Server listening" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """As a power cut: with a prefix that makes a process name space, all that it started is gone too."""
+        self._processes[-1].kill()
+        self._processes[-1].wait()
+
+    def restart(self) -> None:
+        """The machine is back, with its disk and at its address."""
+        self.kill()
+        self.start()
 
     def url(self, folder: Path) -> str:
         return f"ssh://{self.address}:{self.port}{folder}"
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *, address: str = "127.0.0.1", port: int | None = None,
-            prefix: Sequence[str] = ()) -> Iterator[Server]:
-    """`prefix` runs the server elsewhere: ("ip", "netns", "exec", NAME) for an address of that namespace."""
+def serving(folder: Path, *, address: str = "127.0.0.1", port: int | None = None, prefix: Sequence[str] = (),
+            environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """`prefix` runs the server elsewhere: ("ip", "netns", "exec", NAME) for an address of that namespace.
+
+    `environment`: variables of all that is run there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
@@ -63,20 +89,18 @@ def serving(folder: Path, *, address: str = "127.0.0.1", port: int | None = None
     for name in ("key", "host_key"):
         if not (folder / name).exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    (folder / "sshd_config").write_text(SERVER.format(address=address, port=port, folder=folder))
+    variables = " ".join(f'"{name}={value}"' for name, value in (environment or {}).items())
+    (folder / "sshd_config").write_text(SERVER.format(address=address, port=port, folder=folder)
+                                        + (f"SetEnv {variables}\n" if variables else ""))
     client = folder / "ssh_config"
     client.write_text(CLIENT.format(user=getpass.getuser(), folder=folder))
-    log = folder / "sshd.log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen([*prefix, SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=stderr)
+    server = Server(address=address, port=port, client_config=client,
+                    _command=(*prefix, str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")))
     try:
-        while "Server listening" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.02)
-        yield Server(address=address, port=port, client_config=client)
+        server.start()
+        yield server
     finally:
-        process.terminate()
-        process.wait()
+        server.kill()
 
 
 def _free_port() -> int:

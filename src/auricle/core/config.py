@@ -10,7 +10,8 @@
     ├── stages       name → keys of `training` that differ in that stage, and perhaps a task or an augment of its own
     │                (none: `main`)
     ├── evaluation   EvaluationConfig
-    └── mirror       MirrorConfig
+    ├── mirror       MirrorConfig
+    └── remote       RemoteConfig
 
 Training keys use the vocabulary of Hugging Face's TrainingArguments wherever the concept is the same.
 """
@@ -220,6 +221,8 @@ class TrainingConfig(Frame):
     report_to: list[Literal["trackio", "wandb", "tensorboard"]] = []
     price_per_hour: NonNegativeFloat | None = None
     """What the machine costs, for the cost figures."""
+    ddp_timeout: PositiveFloat = 1800.0
+    """Seconds that ranks wait for each other in a collective operation."""
 
     @model_validator(mode="after")
     def _has_an_end_and_a_batch(self) -> Self:
@@ -273,6 +276,35 @@ class MirrorConfig(Frame):
     """Newest checkpoints kept at each target, beside the best."""
 
 
+class RemoteConfig(Frame):
+    """The machine that `auricle remote` runs this on. Training itself reads none of it."""
+
+    folder: str | None = None
+    """Where the project lies there; None is /workspace/PROJECT, or ~/PROJECT where there is no /workspace."""
+    torch: str | None = None
+    """What pip installs for torch there, as "torch==2.13.0 --index-url URL"; None chooses the build by the driver."""
+    extras: list[str] = []
+    """Extras of Auricle to install there, as [synth, wandb]."""
+    system_packages: list[str] = ["tmux", "rsync", "git"]
+    """Debian packages to install there where they are missing and one may."""
+    environment: dict[str, str] = {
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    """Variables of the run there; values that are secret belong in `secrets`."""
+    secrets: list[str] = ["HF_TOKEN", "WANDB_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+    """Variables that are handed from here to the run, where they are set: never written down on either side."""
+    max_cost: PositiveFloat | None = None
+    """In the unit of training.price_per_hour, from when the machine was rented or first started on. At this much the
+    run is saved and mirrored, and on_limit follows."""
+    max_hours: PositiveFloat | None = None
+    """The same after so many hours."""
+    idle_minutes: PositiveFloat | None = 30.0
+    """The same after so long without training. None: never."""
+    on_limit: Literal["stop", "release", "keep"] = "stop"
+    """What becomes of the machine then: stopped with its disk kept, released with its disk deleted, or kept on."""
+
+
 class ExperimentConfig(Frame):
     """One experiment."""
 
@@ -285,6 +317,7 @@ class ExperimentConfig(Frame):
     `augment` its own augmentation in the place of data.augment."""
     evaluation: EvaluationConfig = EvaluationConfig()
     mirror: MirrorConfig = MirrorConfig()
+    remote: RemoteConfig = RemoteConfig()
 
     @model_validator(mode="after")
     def _stages_decode(self) -> Self:

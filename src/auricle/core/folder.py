@@ -1,8 +1,8 @@
 """The folder is the registry: `kind: conformer` in a config means the module `auricle.models.conformer`.
 
-A room that is a registry (models, tasks, metrics, data.sources, dashboard.trackers) holds one file or one folder an
-entry. Modules named `parts` and names with a leading underscore are not entries. A dotted kind (`my_lab.models.gru`)
-is imported as it stands, so private code needs no fork.
+A room that is a registry (models, tasks, metrics, data.sources, dashboard.trackers, remote.providers) holds one file
+or one folder an entry. Modules named `parts` and names with a leading underscore are not entries. A dotted kind
+(`my_lab.models.gru`) is imported as it stands, so private code needs no fork.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from types import ModuleType
 import auricle
 from auricle.core.errors import ConfigError, nearest
 
-ROOMS = ("models", "tasks", "metrics", "data.sources", "dashboard.trackers")
+ROOMS = ("models", "tasks", "metrics", "data.sources", "dashboard.trackers", "remote.providers")
 
 
 def names(room: str) -> list[str]:

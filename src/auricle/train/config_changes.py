@@ -28,7 +28,7 @@ TRAINING_KEYS: dict[Kind, frozenset[str]] = {
         "run_name", "output_dir", "resume_from_checkpoint", "device", "bf16", "torch_compile", "fsdp",
         "dataloader_num_workers", "per_device_eval_batch_size", "logging_steps", "eval_steps", "eval_max_seconds",
         "metric_for_best_model", "save_steps", "save_minutes", "save_total_limit", "save_keep_every", "max_bad_steps",
-        "hang_seconds", "cache_frozen", "hub_model_id", "report_to", "price_per_hour",
+        "hang_seconds", "cache_frozen", "hub_model_id", "report_to", "price_per_hour", "ddp_timeout",
     }),
     Kind.EXTENDING: frozenset({"max_steps", "num_train_epochs", "max_audio_hours", "max_wall_hours"}),
     Kind.PLANNING: frozenset({
@@ -53,6 +53,7 @@ OTHER_KEYS = {
     "data.max_seconds": Kind.PLANNING,
     "evaluation": Kind.OPERATIONAL,
     "mirror": Kind.OPERATIONAL,
+    "remote": Kind.OPERATIONAL,
 }
 """Parts of an experiment beside `training`, with all that is below them; what is not named here is identity."""
 
