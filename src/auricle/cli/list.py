@@ -1,4 +1,4 @@
-"""`auricle list`: what an experiment can name: experiments, models, tasks, metrics, sources, trackers, normalizers."""
+"""`auricle list`: what can be named: experiments, models, tasks, metrics, sources, trackers, providers, normalizers."""
 
 from importlib.resources import as_file, files
 from typing import Annotated
@@ -10,7 +10,7 @@ from auricle.core.errors import UsageError, nearest
 from auricle.core.folder import names
 
 ROOMS = {"models": "models", "tasks": "tasks", "metrics": "metrics", "sources": "data.sources",
-         "trackers": "dashboard.trackers"}
+         "trackers": "dashboard.trackers", "providers": "remote.providers"}
 """What users type → the room."""
 
 WHAT = ("experiments", *ROOMS, "normalizers")
