@@ -37,9 +37,9 @@ ONLY_IN = {
     "hydra": {"core/compose.py"},
     "espeakng_loader": {"data/sources/synth.py"},
 }
-WITHOUT_TORCH = ["core", "store", "dashboard", "data.sources"]
+WITHOUT_TORCH = ["core", "store", "dashboard", "remote", "data.sources"]
 REGISTRIES = {"models", "models/parts/encoders", "models/speech_llm/projectors", "tasks", "metrics", "data/sources",
-              "store/targets", "dashboard/trackers"}
+              "store/targets", "dashboard/trackers", "remote/providers"}
 
 
 def relative(path: Path) -> str:

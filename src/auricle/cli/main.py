@@ -11,7 +11,7 @@ from auricle.cli.verbs import group_of
 from auricle.core.errors import AuricleError
 
 VERBS = {"train": "train", "eval": "evaluate", "transcribe": "transcribe", "demo": "demo", "data": "data",
-         "plot": "plot", "report": "report", "runs": "runs", "mirror": "mirror", "list": "list",
+         "plot": "plot", "report": "report", "runs": "runs", "mirror": "mirror", "remote": "remote", "list": "list",
          "experiments": "experiments", "extend-vocabulary": "extend_vocabulary"}
 """Verb → its file, in the order of the help page."""
 
