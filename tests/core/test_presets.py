@@ -3,7 +3,7 @@
 import pytest
 
 from auricle.core.compose import compose
-from auricle.core.config import ExperimentConfig, TrainingConfig
+from auricle.core.config import ExperimentConfig, RemoteConfig, TrainingConfig
 from auricle.core.decode import decode
 from auricle.core.library import Library
 from auricle.core.lines import read
@@ -71,3 +71,29 @@ def test_the_smoke_test_ends_after_a_few_small_steps_and_shows_each():
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_is_typed_wins(name):
     assert training(name, "training.max_steps=7", "training.learning_rate=1e-3").max_steps == 7
+
+
+# -- machines ---------------------------------------------------------------------------------------------------------
+
+MACHINES = ("default", "runpod", "vast", "lambda")
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_each_kind_of_machine_is_chosen_by_name_and_says_what_it_is(name):
+    chosen = decoded(f"remote={name}", "remote.max_cost=5").remote
+    assert chosen.max_cost == 5
+    assert decoded(f"+remote={name}").remote == decoded(f"remote={name}").remote
+    assert chosen.idle_minutes
+    assert len(read(Library().find("remote", name, "test")).title) > 40
+
+
+def test_machines_have_the_values_of_the_frame_where_nothing_is_chosen():
+    assert decoded().remote == RemoteConfig()
+
+
+def test_a_disk_is_deleted_only_where_a_machine_cannot_be_stopped():
+    assert {name: decoded(f"remote={name}").remote.on_limit for name in MACHINES} == {
+        "default": "stop", "runpod": "stop", "vast": "stop", "lambda": "release"}
+    for name in MACHINES:
+        same = decoded(f"remote={name}").remote
+        assert (same.environment, same.secrets) == (RemoteConfig().environment, RemoteConfig().secrets)

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from auricle.core.config import TrainingConfig
+from auricle.data.plan import Plan, micro_batches, plan
 from auricle.train.stage import budget
 
 
@@ -38,3 +40,30 @@ def test_a_configuration_without_an_end_or_a_batch_is_refused():
         TrainingConfig(batch_seconds=1.0)
     with pytest.raises(ValueError, match="no batch"):
         TrainingConfig(max_steps=1)
+
+
+@pytest.mark.parametrize("per_device", [1, 4, 8])
+def test_a_step_of_64_utterances_is_the_same_on_1_2_and_8_gpus(per_device):
+    """The published command for eight GPUs: the batch stays 64, and each of them accumulates less."""
+    settings, lengths = config(per_device_train_batch_size=per_device, effective_batch_size=64), np.linspace(1, 20, 320)
+    accumulation: dict[int, int] = {}
+    steps: dict[int, list[list[int]]] = {}
+    for world in (1, 2, 8):
+        made = plan(lengths, seed=1, epoch=0, budget=budget(settings, world, 10.0))
+        ranks = [_first_epoch(made, rank, world) for rank in range(world)]
+        accumulation[world] = max(len(parts) for rank in ranks for parts in rank)
+        steps[world] = [sorted(row for rank in ranks for part in rank[step] for row in part) for step in range(5)]
+    assert accumulation == {1: 64 // per_device, 2: 32 // per_device, 8: 8 // per_device}
+    assert steps[1] == steps[2] == steps[8]
+    assert [len(rows) for rows in steps[8]] == [64] * 5
+
+
+def _first_epoch(made: Plan, rank: int, world: int) -> list[list[tuple[int, ...]]]:
+    """Step → the rows of each micro-batch of a rank."""
+    steps: list[list[tuple[int, ...]]] = [[]]
+    for part in micro_batches(lambda _: made, (0, 0), rank, world):
+        steps[-1].append(part.rows)
+        if part.last and len(steps) == made.steps:
+            return steps
+        steps += [[]] if part.last else []
+    return steps

@@ -2,24 +2,19 @@
 
 import os
 import shlex
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from auricle.core.config import ExperimentConfig
-from auricle.core.errors import Diverged, Preempted, UsageError
-from auricle.core.events import read
+from auricle.core.errors import Preempted, UsageError
+from auricle.train.ranks import Ranks, run_ranks
 from auricle.train.run_folder import Start, location, run_record
 
 if TYPE_CHECKING:
     from auricle.train.claim import Options
-
-EXIT_CODES = {"interrupted": Preempted.exit_code, "hung": Preempted.exit_code, "diverged": Diverged.exit_code}
-"""By the reason in the run's last `end` event."""
 
 
 def train(
@@ -34,14 +29,22 @@ def train(
         bool, typer.Option("--allow-replan", help="Accept other data or budgets: plan the rest of the epoch anew.")
     ] = False,
     nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one a GPU.")] = 1,
+    nnodes: Annotated[int, typer.Option("--nnodes", min=1, help="Machines that train together.")] = 1,
+    node_rank: Annotated[
+        int, typer.Option("--node-rank", min=0, help="Which of them this is; the first, 0, keeps the run folder.")
+    ] = 0,
+    rendezvous: Annotated[
+        str | None, typer.Option("--rendezvous", metavar="HOST:PORT", help="Where they meet, on the first of them.")
+    ] = None,
     mirror: Annotated[
         str | None, typer.Option("--from", metavar="URL", help="Go on with the run of a mirror, on this machine.")
     ] = None,
 ) -> None:
     """Train an experiment; the same command again resumes it or says that it is done."""
+    ranks = Ranks(nproc=nproc, nnodes=nnodes, node_rank=node_rank, rendezvous=rendezvous)
     config, start = _from_mirror(mirror, overrides or []) if mirror else _experiment(overrides or [])
-    if nproc > 1 and "RANK" not in os.environ:
-        raise typer.Exit(_with_torchrun(nproc, location(config, start.experiment)))
+    if ranks.needed:
+        raise typer.Exit(run_ranks(ranks, sys.argv[1:], location(config, start.experiment)))
     from auricle.train.claim import Options
 
     raise typer.Exit(_train(config, start, Options(fresh=fresh, extend=extend, allow_replan=allow_replan)))
@@ -76,47 +79,6 @@ def _from_mirror(url: str, overrides: list[str]) -> tuple[ExperimentConfig, Star
     plain["training"] |= {"output_dir": str(folder), "resume_from_checkpoint": None}
     config = decode(plain)
     return config, Start(experiment=record["experiment"], command=record["command"], config_yaml=to_yaml(config, []))
-
-
-def _with_torchrun(nproc: int, folder: Path) -> int:
-    """The same command line on every rank; once more where a rank had too little memory and split its micro-batches.
-
-    torchrun ends with 1 whatever its ranks ended with, so what they said last decides.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={nproc}",
-        "-m",
-        "auricle",
-        *_without_nproc(sys.argv[1:]),
-    ]
-    while True:
-        split, began = _content(folder / "split.json"), time.time()
-        code = subprocess.run(command, check=False).returncode
-        if not code:
-            return 0
-        if _content(folder / "split.json") == split:
-            ends = [event for event in read(folder / "events.jsonl") if event.kind == "end" and event.time >= began]
-            return EXIT_CODES.get(ends[-1].values["reason"], code) if ends else code
-
-
-def _without_nproc(words: list[str]) -> list[str]:
-    """torchrun would take it for an abbreviation of its own."""
-    kept, words = [], list(words)
-    while words:
-        word = words.pop(0)
-        if word == "--nproc":
-            words.pop(0)
-        elif not word.startswith("--nproc="):
-            kept.append(word)
-    return kept
-
-
-def _content(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
 
 
 def _train(config: ExperimentConfig, start: Start, options: "Options") -> int:

@@ -15,11 +15,11 @@ from auricle.store import steps
 from auricle.store.directory import write_text
 from auricle.store.mirror_restore import restore
 from auricle.store.mirror_target import connect
+from auricle.store.run_lock import Lock, lock
 from auricle.store.writer import wait_for_writer
-from auricle.train import run_folder
+from auricle.train import machines, memory, run_folder
 from auricle.train.checkpoint import TrainingState, load_state
 from auricle.train.engine import Engine
-from auricle.store.run_lock import Lock, lock
 
 WRITER_SECONDS = 600.0
 """A killed trainer's last save may take this long to end."""
@@ -42,6 +42,8 @@ class Claim:
     """What every rank knows of the folder."""
 
     record: dict[str, Any]
+    folder: Path
+    """The run folder as this rank reads it (see machines.py)."""
     found: Path | None
     """The checkpoint to go on from."""
     state: TrainingState | None
@@ -67,7 +69,12 @@ def claimed(
             holder = held.enter_context(lock(folder))
             told = _stand(folder, config, options, messages, world=engine.world, **facts)
             write_text(folder / "config.yaml", config_yaml)
-        yield Claim(**engine.from_main(told), lock=holder)
+        told = engine.from_main(told)
+        here = machines.folder_here(engine, folder)
+        held.callback(machines.forget, engine, here)
+        memory.agree(here, engine)
+        found = machines.fetched(engine, here, told["found"])
+        yield Claim(**{**told, "found": found}, folder=here, lock=holder)
 
 
 def _stand(

@@ -1,20 +1,28 @@
 """Devices and ranks. The only file that imports accelerate; the loop asks it for sums, autocast and gradients."""
 
 import contextlib
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from auricle.core.config import TrainingConfig
-from auricle.core.errors import ConfigError
+from auricle.core.errors import ConfigError, Preempted
+
+PATIENCE = timedelta(days=7)
+"""What is not training may take long: fetching a checkpoint, preparing a corpus on another machine."""
+LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|remote process exited|was aborted")
+"""In what torch says when another rank does not answer any more."""
 
 
 class Engine:
@@ -24,9 +32,13 @@ class Engine:
         self.bf16 = _use_bf16(config)
         self._accelerator = Accelerator(
             cpu=_on_cpu(config.device), mixed_precision="bf16" if self.bf16 else "no",
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False, broadcast_buffers=False)])
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False, broadcast_buffers=False),
+                             InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout))])
         self.device = self._accelerator.device
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
+        self.local_rank = self._accelerator.local_process_index
+        self.machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+        self._patient = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if self.world > 1 else None
         _refuse_missing_device(config.device, self.device)
         self.shards = config.fsdp and self.world > 1
 
@@ -36,8 +48,9 @@ class Engine:
 
     def describe(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        machines = f" on {self.machines} machines" if self.machines > 1 else ""
         precision = "bf16 autocast, fp32 weights" if self.bf16 else "fp32"
-        return f"{name} × {self.world}{' (sharded)' if self.shards else ''}, {precision}"
+        return f"{name} × {self.world}{machines}{' (sharded)' if self.shards else ''}, {precision}"
 
     def wrap(self, model: nn.Module, *, compiled: bool) -> nn.Module:
         """The model as the loop calls it: on the device, compiled if asked for, with gradients averaged over ranks.
@@ -124,12 +137,20 @@ class Engine:
         return self.sum({"flag": float(flag)})["flag"] > 0
 
     def from_main(self, value: Any) -> Any:
-        """What rank 0 decided."""
+        """What rank 0 decided, however long that takes it."""
         if self.world == 1:
             return value
         box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
+        torch.distributed.broadcast_object_list(box, src=0, group=self._patient, device=torch.device("cpu"))
         return box[0]
+
+    def send(self, piece: torch.Tensor, rank: int) -> None:
+        """Sends a tensor in host memory to a rank that receives it."""
+        torch.distributed.send(piece, dst=rank, group=self._patient)
+
+    def receive(self, piece: torch.Tensor) -> None:
+        """Fills a tensor in host memory with what rank 0 sends."""
+        torch.distributed.recv(piece, src=0, group=self._patient)
 
     def gather(self, items: Iterable[Any]) -> list[Any]:
         """All ranks' items, rank by rank."""
@@ -138,10 +159,32 @@ class Engine:
     def wait(self) -> None:
         self._accelerator.wait_for_everyone()
 
+    def wait_patiently(self) -> None:
+        """`wait` for what may take longer than `ddp_timeout`."""
+        if self._patient is not None:
+            torch.distributed.barrier(group=self._patient)
+
     @contextlib.contextmanager
-    def main_first(self) -> Iterator[None]:
-        with self._accelerator.main_process_first():
+    def first_on_each_machine(self) -> Iterator[None]:
+        """One rank of each machine goes first, all machines at once; the others follow when all are done."""
+        if self.local_rank:
+            self.wait_patiently()
+        yield
+        if not self.local_rank:
+            self.wait_patiently()
+
+    @contextlib.contextmanager
+    def among_others(self) -> Iterator[None]:
+        """Raises Preempted where another rank is gone or did not come within `ddp_timeout`."""
+        try:
             yield
+        except RuntimeError as error:
+            found = LOST.search(str(error))
+            if self.world == 1 or not found:
+                raise
+            raise Preempted(f"rank {self.rank}: another rank is gone, or did not come within training.ddp_timeout "
+                            f"({found.group()}); what it printed says why. Run the same command, on every machine, to "
+                            "go on from the last checkpoint") from error
 
     def close(self) -> None:
         """Ends the process group: without it a rank can abort at exit although all went well."""

@@ -269,8 +269,9 @@ def subset(
     stored = folder / "eval" / f"subset-{name}.json"
     if max_seconds is None:
         return manifest
-    if stored.exists():
-        chosen = set(json.loads(stored.read_text(encoding="utf-8"))["ids"])
+    text = engine.from_main(stored.read_text(encoding="utf-8") if engine.is_main and stored.exists() else None)
+    if text is not None:
+        chosen = set(json.loads(text)["ids"])
         return manifest.where(rows=np.flatnonzero([identity in chosen for identity in manifest.ids]))
     order = permutation(len(manifest), seed, "evaluation subset", name)
     probe = manifest.where(rows=np.sort(order[:PROBE_UTTERANCES]))

@@ -48,6 +48,17 @@ def split_more(folder: Path, stage: Stage, message: str) -> int:
     return 2 * pieces
 
 
+def agree(folder: Path, engine: Engine) -> None:
+    """A machine with a folder of its own may have found, before it ended, that it needs more pieces."""
+    if engine.machines == 1:
+        return
+    pieces: dict[str, int] = {}
+    for there in engine.gather([_read(folder)]):
+        pieces |= {stage: max(count, pieces.get(stage, 1)) for stage, count in there.items()}
+    if engine.is_main and pieces:
+        write_text(folder / SPLIT, json.dumps(pieces))
+
+
 def worst_micro_batches(stage: Stage) -> list[MicroBatch]:
     """The micro-batches of the first plan that need most: by padded audio, and by the square of its length."""
     plan = stage.data.whole_plan(0)

@@ -11,7 +11,7 @@ from auricle.core.errors import Diverged, Preempted
 from auricle.core.extents import Progress
 from auricle.data.plan import settled
 from auricle.store import steps
-from auricle.train import checkpoint, memory, sharded
+from auricle.train import checkpoint, machines, memory, sharded
 from auricle.train.checkpoint import TrainingState
 from auricle.train.loop import BadSteps, OutOfMemory, run_stage
 from auricle.train.orders import take_up
@@ -85,7 +85,7 @@ def _roll_back(stage: Stage, bad: BadSteps, optimizer: Any, run: Run) -> Trainin
     found, step = None, bad.state.progress.run_steps
     if run.engine.is_main:
         found = steps.newest(run.folder, lambda message: run.event("alarm", stage.name, step, message=message))
-    found = run.engine.from_main(found)
+    found = machines.fetched(run.engine, run.folder, run.engine.from_main(found))
     if found is None or bad.state.rollbacks >= MAX_ROLLBACKS:
         why = "and there is no checkpoint to return to" if found is None else f"after {MAX_ROLLBACKS} returns"
         raise Diverged(

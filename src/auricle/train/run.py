@@ -183,7 +183,7 @@ class Run:
         return self.saver is not None and self.saver.is_due(self.config.training.save_minutes)
 
     def split(self, stage: Stage) -> int:
-        return memory.split_of(self.folder, stage.name)
+        return self.engine.from_main(memory.split_of(self.folder, stage.name))
 
     def stepped(self) -> None:
         self.watchdog.step()

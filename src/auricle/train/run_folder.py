@@ -21,8 +21,8 @@ from auricle.core.config import ExperimentConfig
 from auricle.core.errors import RunFolderError
 from auricle.core.extents import Progress
 from auricle.store.directory import ASIDE, write_text
-from auricle.train.config_changes import Change, Kind, changes, moved_rate
 from auricle.store.run_lock import LOCKS, file_system_now, lock
+from auricle.train.config_changes import Change, Kind, changes, moved_rate
 
 CHANGES = "changes.json"
 """What was accepted after the first start: [{"time", "step", "replan", "changes": {key: [old, new]}, "config"}, …]."""

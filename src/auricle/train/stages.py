@@ -12,7 +12,7 @@ import torch
 from auricle.core.errors import ConfigError, ModelError
 from auricle.data.plan import micro_batches
 from auricle.store import steps
-from auricle.train import checkpoint, sharded
+from auricle.train import checkpoint, machines, sharded
 from auricle.train.checkpoint import TrainingState
 from auricle.train.engine import Engine
 from auricle.train.frozen_cache import with_frozen_cache
@@ -58,7 +58,7 @@ def run_stages(
     for stage in stages[begin:]:
         source = found if stage is stages[begin] else None
         if stage.name != state.stage:
-            source = _best(folder, stage, state, run)
+            source = machines.fetched(engine, run.folder, _best(folder, stage, state, run))
             state = next_stage(stage, state)
         state, carried = _one_stage(engine, stage, state, run, carried, source)
         if engine.any(run.stopping()):

@@ -30,7 +30,7 @@ from auricle.store.mirror_pusher import start_pusher
 from auricle.tasks.parts.assembly import Assembly, assemble, tokenizer_for
 from auricle.tasks.parts.media import refuse_changes_of_audio, refuse_other_media
 from auricle.tasks.parts.vocabulary import refuse_other_labels, refuse_other_tokenizer
-from auricle.train import datasets, run_folder
+from auricle.train import datasets, machines, run_folder
 from auricle.train.claim import NOTHING_TYPED, Claim, Options, claimed
 from auricle.train.engine import Engine
 from auricle.train.lines import line
@@ -58,7 +58,11 @@ def train(
     folder = run_folder.location(config, start.experiment)
     facts = {"experiment": start.experiment, "command": start.command, "run": folder.name}
     try:
-        with claimed(engine, folder, config, start.config_yaml, options, **facts) as claim:
+        with (
+            engine.among_others(),
+            claimed(engine, folder, config, start.config_yaml, options, **facts) as claim,
+        ):
+            machines.refuse_other_experiments(engine, claim.folder, config)
             return _train(engine, folder, config, claim, sinks, progress)
     finally:
         engine.close()
@@ -83,7 +87,8 @@ def _train(
     try:
         if engine.is_main and (config.mirror.targets or config.training.hub_model_id):
             start_pusher(folder)
-        return _train_logged(engine, folder, config, claim, log, progress)
+        with engine.among_others():
+            return _train_logged(engine, folder, config, claim, log, progress)
     except (AuricleError, torch.OutOfMemoryError) as error:
         if log:
             log.write("alarm", message=str(error))
@@ -149,11 +154,13 @@ def _train_logged(
         if log:
             log.write(kind, **values)
 
-    with engine.main_first():
-        manifests = datasets.open_manifests(config.data, config.data.max_rejected, progress if engine.is_main else None)
+    with engine.first_on_each_machine():
+        shown = None if engine.local_rank else progress
+        manifests = datasets.open_manifests(config.data, config.data.max_rejected, shown)
     found = claim.found
     assemblies = _assemblies(config, manifests, found, claim.state.stage if claim.state else None)
     stages, judgements = _stages(config, manifests, assemblies, claim.record, event)
+    machines.refuse_other_data(engine, [stage.data.order.digest for stage in stages])
     for judged in judgements:
         if judged.rejections:
             event(
@@ -168,11 +175,11 @@ def _train_logged(
         hours = float(rows.seconds[rows.has_audio].sum()) / 3600
         event("data", dataset=name, utterances=len(rows), audio_hours=hours, languages=languages)
     stop = StopRequest()
-    run = Run(engine=engine, folder=folder, log=log, config=config, stages=stages, stop=stop)
+    run = Run(engine=engine, folder=claim.folder, log=log, config=config, stages=stages, stop=stop)
     model = stages[0].assembly.model
     state = None
     if claim.state:
-        state, stages = take_up(folder, stages, claim.state, found, allowed=claim.record["replan"], event=event)
+        state, stages = take_up(claim.folder, stages, claim.state, found, allowed=claim.record["replan"], event=event)
     if engine.is_main:
         keep_orders(folder, stages)
     if found is None and config.training.pretrained_model_path:
