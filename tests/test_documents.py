@@ -1,10 +1,14 @@
-"""Every command that the README and the documents print is run, on experiments of the same names but of seconds."""
+"""Every command that the README and the documents print is run, on experiments of the same names but of seconds.
+
+Those of `auricle remote` need machines: tests/test_remote_document.py runs them.
+"""
 
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from tests.paths import ROOT
 from tests.speech import write_audio
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+REMOTE_PAGE = ROOT / "docs" / "remote.md"
 EXPERIMENT = """# @package _global_
 # A tiny stand-in for the quickstart.
 training: {run_name: quickstart}
@@ -48,12 +53,18 @@ DEFAULTS = {
 }
 
 
-def documented() -> list[str]:
-    """The lines of all ```bash blocks, without their comments, each once."""
-    pages = [page.read_text(encoding="utf-8") for page in PAGES]
-    blocks = [block for page in pages for block in re.findall(r"```bash\n(.*?)```", page, re.S)]
+def commands_of(pages: Iterable[Path]) -> list[str]:
+    """The lines of all ```bash blocks, without their comments."""
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    blocks = [block for text in texts for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def documented() -> list[str]:
+    """Each once, without those that need machines."""
+    pages = [page for page in PAGES if page != REMOTE_PAGE]
+    return [line for line in dict.fromkeys(commands_of(pages)) if not line.startswith("auricle remote ")]
 
 
 def run(command: str, folder: Path) -> str:
