@@ -8,11 +8,12 @@ from typer.testing import CliRunner
 
 from auricle.cli.main import app
 from auricle.cli.remote_verbs import start as starting
-from auricle.remote import await_ssh, doctor
-from auricle.remote import deploy as deploying
-from auricle.remote.checks import Check
 from auricle.remote.connection import RemoteError
 from auricle.remote.project import Project
+from auricle.remote.renting import await_ssh
+from auricle.remote.setup import deploy as deploying
+from auricle.remote.setup import doctor
+from auricle.remote.setup.checks import Check
 from tests.hosts import host, needs_hosts, use
 from tests.paths import ROOT
 from tests.remote.providers.runpod_server import serving_runpod

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from auricle.core.folder import find, names
-from auricle.remote import http, rentals
-from auricle.remote.http import Denied, Lost, NoKey, Taken, Unanswered
 from auricle.remote.providers import Provider, ProviderError, Wanted
+from auricle.remote.providers.parts import http, rentals
+from auricle.remote.providers.parts.http import Denied, Lost, NoKey, Taken, Unanswered
 from tests.remote.providers.api_server import ACCEPTED, DROPPED, ApiServer
 from tests.remote.providers.lambda_cloud_server import serving_lambda
 from tests.remote.providers.runpod_server import serving_runpod

@@ -76,6 +76,7 @@ def test_several_machines_meet_at_the_first(tmp_path):
     assert (first.nnodes, first.node_rank, first.rendezvous) == (2, 0, "10.0.0.1:29500")
     assert (second.nnodes, second.node_rank, second.rendezvous) == (2, 1, "10.0.0.1:29500")
     assert spread(job(), places[:1])[0].rendezvous is None
+    assert {part.rendezvous for part in spread(job(), places, "192.168.0.7:4000")} == {"192.168.0.7:4000"}
 
 
 @pytest.mark.parametrize(("overrides", "line"), [

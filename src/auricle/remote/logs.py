@@ -54,11 +54,11 @@ Tell = Callable[[str], None]
 
 
 def tail(place: Place, run: Run, lines: int) -> bytes:
-    """The last lines of what the run printed. Raises RemoteError."""
-    done = place.run(f"tail -n {lines} {shlex.quote(run.log)}", timeout=60.0)
+    """The last lines of what the run printed; none before it printed any. Raises RemoteError."""
+    log = shlex.quote(run.log)
+    done = place.run(f"if [ -e {log} ]; then tail -n {lines} {log}; fi", timeout=60.0)
     if done.code:
-        raise RemoteError(f"{place.connection.target}: {run.log} cannot be read there ({done.stderr.strip()[:200]}); "
-                          "the run printed nothing yet")
+        raise RemoteError(f"{place.connection.target}: {run.log} cannot be read there: {done.stderr.strip()[:200]}")
     return done.stdout
 
 

@@ -17,8 +17,8 @@ import yaml
 
 from auricle.core.config import ExperimentConfig
 from auricle.core.errors import Preempted, UsageError
-from auricle.remote.environment import INPUTS, project_words
-from auricle.remote.torch_build import DEFAULT
+from auricle.remote.setup.environment import INPUTS, project_words
+from auricle.remote.setup.torch_build import DEFAULT
 
 RENDEZVOUS_PORT = 29500
 MOST_RESTARTS = 3

@@ -87,8 +87,11 @@ def start(place: Place, job: Job, secrets: Mapping[str, str]) -> Launched:
                     resumed=bool(answer.get("resumed")))
 
 
-def spread(job: Job, places: Sequence[Place]) -> list[Job]:
-    """A job for each of several machines that train together: the first one is where they meet and where the run is."""
-    meeting = f"{places[0].connection.target.host}:{RENDEZVOUS_PORT}"
+def spread(job: Job, places: Sequence[Place], meeting: str | None = None) -> list[Job]:
+    """A job for each of several machines that train together; the run is on the first one.
+
+    They meet there, at `meeting` (HOST:PORT) or at the address by which it is reached from here.
+    """
+    meeting = meeting or f"{places[0].connection.target.host}:{RENDEZVOUS_PORT}"
     return [replace(job, nnodes=len(places), node_rank=rank, rendezvous=meeting if len(places) > 1 else None)
             for rank in range(len(places))]

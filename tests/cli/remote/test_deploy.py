@@ -17,7 +17,7 @@ def typed(*words):
 
 @pytest.fixture
 def pod(tmp_path, monkeypatch, laptop):  # noqa: F811
-    monkeypatch.setattr("auricle.remote.doctor.HOSTS", ("no-such-host.invalid",))
+    monkeypatch.setattr("auricle.remote.setup.doctor.HOSTS", ("no-such-host.invalid",))
     (laptop.root / "train.py").write_text("")
     with host(tmp_path / "pod") as machine:
         use(monkeypatch, machine)

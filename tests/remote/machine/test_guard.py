@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from auricle.core.events import EventLog, read
-from auricle.remote.inside import Power
 from auricle.remote.machine import guard as guard_module
 from auricle.remote.machine import processes
 from auricle.remote.machine.budget import GRACE_SECONDS, HUNG_SECONDS
@@ -19,6 +18,7 @@ from auricle.remote.machine.guard import Guard
 from auricle.remote.machine.job import Budget, Exit, Runner, State, Stop
 from auricle.remote.machine.meter import Clocks, Memory
 from auricle.remote.providers import Inside, ProviderError
+from auricle.remote.renting.inside import Power
 from auricle.store import steps
 from auricle.store.directory import self_hash
 from auricle.store.run_lock import boot_id

@@ -2,8 +2,8 @@
 
 import pytest
 
-from auricle.remote.inside import power
 from auricle.remote.providers import ProviderError, Wanted, lambda_cloud
+from auricle.remote.renting.inside import power
 from tests.remote.providers.lambda_cloud_server import serving_lambda
 
 

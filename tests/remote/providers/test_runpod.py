@@ -2,9 +2,9 @@
 
 import pytest
 
-from auricle.remote.http import Denied
-from auricle.remote.inside import power
 from auricle.remote.providers import ProviderError, Wanted, runpod
+from auricle.remote.providers.parts.http import Denied
+from auricle.remote.renting.inside import power
 from tests.remote.providers.runpod_server import serving_runpod
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from auricle.remote import http
-from auricle.remote.inside import power
 from auricle.remote.providers import ProviderError, Wanted, vast
+from auricle.remote.providers.parts import http
+from auricle.remote.renting.inside import power
 from tests.remote.providers.vast_server import offer, serving_vast
 
 

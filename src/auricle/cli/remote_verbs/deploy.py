@@ -31,8 +31,8 @@ def deploy(
     skip_deps: Annotated[bool, typer.Option("--skip-deps", help="Install no Python packages.")] = False,
 ) -> None:
     """Bring the project and its environment to a machine; again, only what differs."""
-    from auricle.remote.deploy import Skip
-    from auricle.remote.deploy import deploy as deploy_to
+    from auricle.remote.setup.deploy import Skip
+    from auricle.remote.setup.deploy import deploy as deploy_to
 
     place, overrides = place_of(words, jump, folder)
     config = settings(experiment, overrides).remote

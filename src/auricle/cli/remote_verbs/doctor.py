@@ -22,8 +22,8 @@ def doctor(
     """Look whether a machine is fit for runs, before and after deploying; exit code 1 where something fails."""
     from auricle.cli.console import show_json, show_table
     from auricle.cli.remote_verbs.deploy import settings
-    from auricle.remote.checks import worst
-    from auricle.remote.doctor import examine
+    from auricle.remote.setup.checks import worst
+    from auricle.remote.setup.doctor import examine
 
     place, overrides = place_of(words, jump, folder)
     config = settings(experiment, overrides)

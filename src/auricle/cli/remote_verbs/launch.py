@@ -38,10 +38,10 @@ def launch(
 ) -> None:
     """Rent a machine, wait for it, look at it, deploy, and start the experiment; the same command goes on with it."""
     from auricle.cli.remote_verbs.start import composed
-    from auricle.remote.launch import launch as launch_with
-    from auricle.remote.lease import Order
     from auricle.remote.providers import Wanted
-    from auricle.remote.public_key import public_key
+    from auricle.remote.renting.launch import launch as launch_with
+    from auricle.remote.renting.lease import Order
+    from auricle.remote.renting.public_key import public_key
     from auricle.remote.start import run_folder
 
     limits = {"remote.max_cost": max_cost, "remote.max_hours": max_hours, "remote.on_limit": on_limit}
@@ -58,7 +58,7 @@ def launch(
 
 def _examine(place: "Place", config: "ExperimentConfig") -> None:
     """What deploy will bring is no reason to stop here. Raises Unfit."""
-    from auricle.remote.doctor import examine
+    from auricle.remote.setup.doctor import examine
 
     _say(f"{place.connection.target}: looking at it")
     found = examine(place, config.remote, targets=config.mirror.targets, price=config.training.price_per_hour)
@@ -72,7 +72,7 @@ def _examine(place: "Place", config: "ExperimentConfig") -> None:
 
 
 def _deploy(place: "Place", config: "ExperimentConfig") -> None:
-    from auricle.remote.deploy import deploy
+    from auricle.remote.setup.deploy import deploy
 
     deploy(place, config.remote, _say)
 

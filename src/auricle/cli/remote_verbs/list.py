@@ -11,7 +11,7 @@ from auricle.cli.remote_verbs.status import NO_MACHINES, money
 from auricle.remote.project import here
 
 if TYPE_CHECKING:
-    from auricle.remote.machines import Known
+    from auricle.remote.renting.machines import Known
 
 
 def list(words: Many = None, jump: Jump = None, folder: Folder = None, as_json: AsJson = False) -> None:
@@ -27,7 +27,7 @@ def _machines(as_json: bool) -> None:
     from dataclasses import asdict
 
     from auricle.cli.console import show_json, show_table
-    from auricle.remote.machines import known
+    from auricle.remote.renting.machines import known
 
     found = known(here(), os.environ, time.time())
     if as_json:

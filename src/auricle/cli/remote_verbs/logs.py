@@ -27,7 +27,10 @@ def logs(
         return
     from auricle.remote.logs import tail
 
-    _write(tail(place, found, lines))
+    printed = tail(place, found, lines)
+    _write(printed)
+    if not printed:
+        print(f"{found.name} printed nothing yet", file=sys.stderr)
 
 
 def run_of(words: list[str], run: str | None, jump: str | None, folder: str | None, *,

@@ -34,8 +34,8 @@ def offers(
     from dataclasses import asdict
 
     from auricle.cli.console import show_json, show_table
-    from auricle.remote.launch import offers as found_by
     from auricle.remote.providers import Wanted
+    from auricle.remote.renting.launch import offers as found_by
 
     wanted = Wanted(gpu=gpu, gpus=gpus, max_price=max_price, disk_gb=disk, spot=spot, region=region)
     rows = [{"provider": by.name, **asdict(offer)} for by, offer in found_by(chosen(provider), wanted)]
@@ -52,7 +52,7 @@ def chosen(provider: str | None) -> "list[Provider]":
     """The one that is named, or all whose key is set. Raises UsageError where there is none."""
     import os
 
-    from auricle.remote.accounts import provider_of, with_keys
+    from auricle.remote.renting.accounts import provider_of, with_keys
 
     found = [provider_of(provider, os.environ)] if provider else with_keys(os.environ)
     if not found:

@@ -21,8 +21,8 @@ def release(
     """End a rented machine and its bill, once its newest checkpoints are verified elsewhere."""
     import os
 
-    from auricle.remote import release as releasing
     from auricle.remote.project import here
+    from auricle.remote.renting import release as releasing
     from auricle.remote.target import parse_first
 
     if bool(words) == bool(run):

@@ -29,6 +29,8 @@ def start(
     node: Annotated[list[str] | None, typer.Option(
         "--node", metavar="USER@HOST:PORT", help="A further machine that trains along; repeatable.")] = None,
     nnodes: Annotated[int | None, typer.Option(min=1, help="Machines in all; as many as are named.")] = None,
+    rendezvous: Annotated[str | None, typer.Option(
+        metavar="HOST:PORT", help="Where several machines meet: the first one, as the others reach it.")] = None,
     attach: Annotated[bool, typer.Option("--attach", help="Look at the run at once.")] = False,
 ) -> None:
     """Train an experiment on a machine; the same command again resumes it, also on another machine with its mirror."""
@@ -40,14 +42,14 @@ def start(
     options = {"training.price_per_hour": price, "remote.max_cost": max_cost, "remote.max_hours": max_hours,
                "remote.on_limit": on_limit}
     overrides += [f"{key}={value}" for key, value in options.items() if value is not None]
-    _start(places, experiment, overrides, nproc)
+    _start(places, experiment, overrides, nproc, rendezvous)
     if attach:
         from auricle.cli.remote_verbs.attach import attach as look
 
         look(words[:len(words) - len(overrides)], jump=jump)
 
 
-def _start(places: list[Place], experiment: str, overrides: list[str], nproc: int) -> None:
+def _start(places: list[Place], experiment: str, overrides: list[str], nproc: int, rendezvous: str | None) -> None:
     from auricle.remote import start as starting
 
     words = [f"+experiments={experiment}", *overrides]
@@ -55,7 +57,7 @@ def _start(places: list[Place], experiment: str, overrides: list[str], nproc: in
     machine = places[0].project.machine(places[0].connection.target)
     job = starting.job_of(config, words, experiment, machine, nproc=nproc)
     secrets = starting.secrets_of(config.remote.secrets, os.environ)
-    for each, part in zip(places, starting.spread(job, places), strict=True):
+    for each, part in zip(places, starting.spread(job, places, rendezvous), strict=True):
         launched = starting.start(each, part, secrets)
         each.project.remember(each.connection.target, folder=each.folder(), run=job.run,
                               price_per_hour=job.limits.price_per_hour)

@@ -1,5 +1,6 @@
 """`auricle remote stop`: ends a run on a machine, with all saved."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -25,6 +26,11 @@ def stop(
     stopped = end(place, found, wait)
     saved = "nothing was saved" if stopped.saved_step is None else f"saved step {stopped.saved_step}"
     print(f"{found.name}: {saved}, ended: {stopped.reason}")
+    if found.job.nnodes > 1:
+        for other in place.project.machines():
+            if other.run == found.name and other.address != str(target):
+                print(f"It waits for the others on another machine: auricle remote stop {other.address} --run "
+                      f"{shlex.quote(found.name)}")
     price = found.job.limits.price_per_hour
     print(f"The machine goes on costing {f'{money(price)} an hour' if price else 'money'}; this ends that: auricle "
           f"remote release {target}{f' --jump {target.via}' if target.via else ''}")

@@ -14,8 +14,8 @@ from auricle.cli.remote_verbs.shared import Folder, Jump, Many, places_of
 from auricle.cli.remote_verbs.status import NO_MACHINES
 
 if TYPE_CHECKING:
-    from auricle.remote.alarms import Alarm, Channel, Delivery
     from auricle.remote.place import Place
+    from auricle.remote.watching.alarms import Alarm, Channel, Delivery
 
 DELIVERY_SECONDS = 60.0
 """`--once` waits so long for its alarms to be delivered."""
@@ -41,11 +41,11 @@ def watch(
     Machines that are lost and come back, runs that end or fail, limits, dead guards, whatever the runs warn of.
     """
     from auricle.cli.console import say, transferring
-    from auricle.remote import watch as watching
-    from auricle.remote.alarms import Delivery
-    from auricle.remote.memory import remembered
     from auricle.remote.project import here
-    from auricle.remote.watched import Settings, Watched
+    from auricle.remote.watching import watch as watching
+    from auricle.remote.watching.alarms import Delivery
+    from auricle.remote.watching.memory import remembered
+    from auricle.remote.watching.watched import Settings, Watched
 
     def places() -> "list[Place]":
         return places_of(words, jump, folder)
@@ -70,7 +70,7 @@ def watch(
 
 
 def _channels(webhooks: list[str], urls: list[str]) -> "list[Channel]":
-    from auricle.remote import alarms
+    from auricle.remote.watching import alarms
 
     found = [alarms.desktop(), *map(alarms.webhook, webhooks), alarms.apprise(urls) if urls else None]
     return [channel for channel in found if channel]

@@ -6,9 +6,9 @@ It is on record before and after, so that a guard that was killed meanwhile does
 from collections.abc import Callable
 
 from auricle.core.errors import AuricleError
-from auricle.remote.inside import Power
 from auricle.remote.machine.meter import Notebook
 from auricle.remote.providers import ProviderError
+from auricle.remote.renting.inside import Power
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 15.0, 300.0
 LINGERS_SECONDS = 600.0

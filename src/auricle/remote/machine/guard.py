@@ -17,8 +17,6 @@ from pathlib import Path
 import psutil
 
 from auricle.core.errors import AuricleError
-from auricle.remote.inside import Power
-from auricle.remote.inside import power as power_inside
 from auricle.remote.machine import budget as rules
 from auricle.remote.machine import concerns, processes, views
 from auricle.remote.machine.alarms import Alarms
@@ -41,6 +39,8 @@ from auricle.remote.machine.job import (
 from auricle.remote.machine.journal import Journal
 from auricle.remote.machine.meter import Clocks, Meter, Notebook, hours_so_far, remembered, up_seconds
 from auricle.remote.machine.starting import start_boot
+from auricle.remote.renting.inside import Power
+from auricle.remote.renting.inside import power as power_inside
 from auricle.store.mirror_pusher import start_pusher
 from auricle.store.run_lock import boot_id
 

@@ -9,10 +9,10 @@ import re
 import time
 from typing import Any
 
-from auricle.remote.gpus import named
-from auricle.remote.http import Api, Denied, Taken, key_of
 from auricle.remote.providers import Environ, Inside, Offer, ProviderError, Rented, Wanted
-from auricle.remote.rentals import cheapest_first, is_of, label_of, newest_first, once, run_of
+from auricle.remote.providers.parts.gpus import named
+from auricle.remote.providers.parts.http import Api, Denied, Taken, key_of
+from auricle.remote.providers.parts.rentals import cheapest_first, is_of, label_of, newest_first, once, run_of
 
 URL = "https://cloud.lambda.ai/api/v1"
 NEW_KEY = "cloud.lambda.ai under API keys, and set LAMBDA_API_KEY"

@@ -7,10 +7,10 @@ what is billed, and "Pods: Environment variables" for what is inside a pod.
 from datetime import datetime
 from typing import Any
 
-from auricle.remote.gpus import named
-from auricle.remote.http import Api, Denied, Taken, key_of
 from auricle.remote.providers import Environ, Inside, Offer, ProviderError, Rented, Wanted
-from auricle.remote.rentals import CUDA, cheapest_first, is_of, label_of, newest_first, once, run_of
+from auricle.remote.providers.parts.gpus import named
+from auricle.remote.providers.parts.http import Api, Denied, Taken, key_of
+from auricle.remote.providers.parts.rentals import CUDA, cheapest_first, is_of, label_of, newest_first, once, run_of
 
 URL = "https://api.runpod.io/v2"
 NEW_KEY = "console.runpod.io under Settings, API Keys, and set RUNPOD_API_KEY"

@@ -7,10 +7,10 @@ Shapes: Vast.ai's "API reference" (bundles, asks, instances v0; the list of inst
 import contextlib
 from typing import Any
 
-from auricle.remote.gpus import named
-from auricle.remote.http import Api, Denied, Taken, key_of, said
 from auricle.remote.providers import Environ, Inside, Offer, ProviderError, Rented, Wanted
-from auricle.remote.rentals import CUDA, cheapest_first, is_of, label_of, newest_first, once, run_of
+from auricle.remote.providers.parts.gpus import named
+from auricle.remote.providers.parts.http import Api, Denied, Taken, key_of, said
+from auricle.remote.providers.parts.rentals import CUDA, cheapest_first, is_of, label_of, newest_first, once, run_of
 
 URL = "https://console.vast.ai/api"
 NEW_KEY = "cloud.vast.ai under Keys, and set VAST_API_KEY"
