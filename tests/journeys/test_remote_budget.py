@@ -14,7 +14,7 @@ from tests.journeys.remote import RUN, There, laptop, until
 from tests.remote.providers.api_server import Call, Reply
 from tests.remote.providers.runpod_server import RunpodServer, serving_runpod
 
-pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(700)]
+pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.rented, pytest.mark.root, pytest.mark.timeout(700)]
 PRICE = 3600.0
 """An hour, so one a second."""
 KEY = "rpa_key-of-the-pod"
@@ -53,7 +53,7 @@ def ended(server: RunpodServer, pod_id: str) -> str | None:
 def test_at_its_limit_a_run_is_saved_mirrored_and_its_machine_ended_once(tmp_path, on_limit):
     mirror = tmp_path / "mirror"
     with a_pod(tmp_path, str(mirror)) as (server, pod_id, pod, here, there):
-        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-hours", "0.014",
+        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-hours", "0.01",
                     "--on-limit", on_limit)
         until(lambda: ended(server, pod_id), "the machine is ended", seconds=180)
         assert ended(server, pod_id) == on_limit
@@ -64,13 +64,13 @@ def test_at_its_limit_a_run_is_saved_mirrored_and_its_machine_ended_once(tmp_pat
         assert steps.step_of(newest.name) >= there.step(), "saved where it stopped"
         assert len([call for call in server.calls if call.method != "GET"]) == 1
         limits = there.events("limit", "machine.jsonl")
-        assert "max_hours 0.014" in str(limits[0].values)
+        assert "max_hours 0.01" in str(limits[0].values)
 
 
 def test_a_trainer_that_hangs_is_ended_too(tmp_path):
     with a_pod(tmp_path, str(tmp_path / "mirror")) as (server, pod_id, pod, here, there):
-        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "90")
-        until(lambda: there.state and (there.state.safe_step or 0) >= 20, "step 20 is safe", seconds=85)
+        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "60")
+        until(lambda: there.state and (there.state.safe_step or 0) >= 20, "step 20 is safe", seconds=55)
         group = there.runner.trainer
         for process in _group(group):
             os.kill(process, signal.SIGSTOP)
