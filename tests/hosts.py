@@ -7,8 +7,10 @@ it into a network name space (`tests.namespaces`), so that its cable can be cut 
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +88,22 @@ def host(folder: Path, *, path: str | None = None, far: Far | None = None, key_o
         for name in ("key", "key.pub"):
             shutil.copy(key_of.server.client_config.parent / name, folder / name)
     variables = {"HOME": str(home), "PATH": path or system_path(), "OMP_NUM_THREADS": "1", **(environment or {})}
-    with serving(folder, prefix=prefix, environment=variables, **where) as server:
-        yield Host(server=server, home=home)
+    try:
+        with serving(folder, prefix=prefix, environment=variables, **where) as server:
+            yield Host(server=server, home=home)
+    finally:
+        remove_dead_sockets()
+
+
+def remove_dead_sockets() -> None:
+    """Of tmux servers that died with their machine; one that is a minute old has begun to listen if it ever will."""
+    for path in Path(f"/tmp/tmux-{os.getuid()}").glob("auricle-*"):
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(FileNotFoundError):
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                if time.time() - path.stat().st_mtime > 60:
+                    path.unlink()
 
 
 @pytest.fixture
