@@ -77,7 +77,8 @@ def holds_token(group: int) -> bool:
     return False
 
 
-def test_after_a_power_cut_the_run_goes_on_without_secrets_and_gets_them_back(tmp_path):
+@pytest.mark.parametrize("verb", [("watch", "--once"), ("start", "--experiment", "digits")], ids=["watch", "start"])
+def test_after_a_power_cut_the_run_goes_on_without_secrets_and_gets_them_back(tmp_path, verb):
     with host(tmp_path / "pod") as pod:
         there = There(pod.project("speech"))
         here = laptop(tmp_path, pod, HF_TOKEN=TOKEN)
@@ -94,9 +95,9 @@ def test_after_a_power_cut_the_run_goes_on_without_secrets_and_gets_them_back(tm
         assert there.runner.secrets == []
         assert not holds_token(there.runner.trainer)
         assert any("HF_TOKEN" in alarm for alarm in there.state.alarms), "and says what it lacks"
-        here.remote("watch", *pod.words, "--once")
+        here.remote(verb[0], *pod.words, *verb[1:])
         until(lambda: there.runner.secrets == ["HF_TOKEN"] and there.runner.trainer
-              and holds_token(there.runner.trainer), "watch hands it back")
+              and holds_token(there.runner.trainer), "it is handed back")
         now = there.step()
         until(lambda: there.step() > now + 5, "and the run goes on")
         assert list(traces([here.folder, pod.home], [], pod)) == []

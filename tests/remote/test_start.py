@@ -140,6 +140,17 @@ def test_names_with_quotes_arrive_as_typed_and_secrets_on_stdin_alone(tmp_path, 
         assert (refused.exit_code, refused.stderr) == (8, f"error: {pod.address}: run: it runs already (code 5)\n")
 
 
+@pytest.mark.usefixtures("laptop")
+def test_attach_looks_at_the_machine_whatever_else_was_typed(monkeypatch):
+    looked = []
+    monkeypatch.setattr("auricle.cli.remote_verbs.start._start", lambda *_: None)
+    monkeypatch.setattr("auricle.cli.remote_verbs.attach.attach", lambda words, **_: looked.append(words))
+    result = run_start("root@pod", "22", "training.max_steps=3", "--experiment", "quickstart", "--price", "0.4",
+                       "--max-cost", "5", "--attach")
+    assert result.exit_code == 0, result.output
+    assert looked == [["root@pod:22"]]
+
+
 def test_an_answer_that_is_none_is_told(tmp_path, monkeypatch):
     place = Place(Connection(parse("pod"), Project(tmp_path)), Project(tmp_path), "/x")
     answer = type("Done", (), {"code": 0, "text": "hello\n", "stderr": ""})

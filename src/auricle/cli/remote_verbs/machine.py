@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 @app.command()
 def launch() -> None:
     """Start a run: {"job": {…}, "secrets": {…}} on stdin, one line of JSON as the answer."""
-    from auricle.remote.machine.launch import launch as start
+    from auricle.remote.machine.ending import start
 
     job, secrets = _told()
     print(json.dumps(start(Path.cwd(), job, secrets)), flush=True)

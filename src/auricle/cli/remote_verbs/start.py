@@ -46,7 +46,7 @@ def start(
     if attach:
         from auricle.cli.remote_verbs.attach import attach as look
 
-        look(words[:len(words) - len(overrides)], jump=jump)
+        look([str(first.connection.target)], jump=jump, folder=folder)
 
 
 def _start(places: list[Place], experiment: str, overrides: list[str], nproc: int, rendezvous: str | None) -> None:

@@ -14,6 +14,8 @@ from auricle.remote.machine.job import EXIT, JOB, STOP, Exit, Job, Stop, folder_
 from auricle.remote.machine.processes import ask_run_to_end, jobs, runner_of, trains
 from auricle.remote.machine.starting import comes_true
 
+SAVING_SECONDS = 90.0
+"""While `start` waits for its answer."""
 STOPPED = 75
 """As the trainer says it: the same command goes on."""
 
@@ -69,10 +71,25 @@ def reconnect(project: Path, run: str, secrets: Mapping[str, str], seconds: floa
         return f"run '{run}' has its secrets already"
     if missing := sorted(lacks - set(secrets)):
         raise UsageError(f"run '{run}': lacks {', '.join(missing)}, which is not set on your side either")
+    _restart(project, folder, job, secrets, seconds)
+    return f"run '{run}' goes on with {', '.join(sorted(lacks))}"
+
+
+def start(project: Path, job: Job, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """Starts a job, as `launch` does and with its errors; a run that goes on without secrets which are given now gets
+    them, as by `reconnect`. → what `start` is told"""
+    folder = folder_of(project, job.run)
+    runner, known = runner_of(folder), Job.read(folder / JOB)
+    lacks = set(known.secrets) - set(runner.secrets) if runner and known else set()
+    if known and lacks and lacks <= set(secrets):
+        return _restart(project, folder, known, secrets, SAVING_SECONDS)
+    return launch.launch(project, job, secrets)
+
+
+def _restart(project: Path, folder: Path, job: Job, secrets: Mapping[str, str], seconds: float) -> dict[str, Any]:
     _end(project, folder, job, seconds)
     _end_pusher(project / job.run_folder)
-    launch.again(project, folder, job, secrets)
-    return f"run '{run}' goes on with {', '.join(sorted(lacks))}"
+    return launch.again(project, folder, job, secrets)
 
 
 def _end_pusher(run_folder: Path) -> None:
