@@ -13,13 +13,15 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from auricle.core.errors import AuricleError
 from auricle.remote.project import Project
 from auricle.remote.target import Target
+from auricle.store.targets import Progress
+from auricle.store.targets.parts.rsync import rsync, said
 
 ALIVE_SECONDS, ALIVE_COUNT, CONNECT_SECONDS = 5, 2, 10
 LOST_SECONDS = ALIVE_SECONDS * ALIVE_COUNT + CONNECT_SECONDS
@@ -37,9 +39,6 @@ VANISHED = 24
 MULTIPLEX_FAILED = re.compile(r"ControlPath|ControlSocket|control socket|mux_client|muxserver|multiplex", re.I)
 PROGRESS = re.compile(r" *\d+ +\d+% ")
 """How rsync's lines of progress begin."""
-
-Progress = Callable[[int], None]
-"""Told how many bytes of a transfer have gone over so far."""
 
 
 class RemoteError(AuricleError):
@@ -131,20 +130,13 @@ class Connection:
         Raises Unreachable (what went over so far is kept, and the same call goes on), RemoteError for a full disk or
         a refused write there.
         """
-        command = ["rsync", "--protect-args", f"--timeout={STALLED_SECONDS}", "--info=progress2",
-                   "--no-human-readable", "-e", shlex.join(self.client()), *arguments]
-        lines = bytearray()
-        with tempfile.TemporaryFile() as errors:
-            with self._popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process:
-                assert process.stdout is not None
-                while printed := process.stdout.read1():
-                    lines += printed
-                    if progress and (counts := re.findall(rb"(\d+)\s+\d+%", printed)):
-                        progress(int(counts[-1]))
-            if process.returncode not in (0, VANISHED):
-                errors.seek(0)
-                raise _rsync_failed(self.target, errors.read().decode(errors="replace"), process.returncode)
-        shown = (line.rpartition("\r")[2] for line in lines.decode(errors="replace").split("\n"))
+        try:
+            ran = rsync(self.client(), arguments, STALLED_SECONDS, progress)
+        except FileNotFoundError:
+            raise self._missing("rsync") from None
+        if ran.code not in (0, VANISHED):
+            raise _rsync_failed(self.target, ran.errors, ran.code)
+        shown = (line.rpartition("\r")[2] for line in ran.printed.decode(errors="replace").split("\n"))
         return "\n".join(line for line in shown if not PROGRESS.match(line))
 
     def remote(self, path: str) -> str:
@@ -175,8 +167,11 @@ class Connection:
         try:
             return subprocess.Popen(command, **files)  # type: ignore[call-overload]
         except FileNotFoundError:
-            raise RemoteError(f"{self.target}: needs '{command[0]}', which is not installed here (Debian, Ubuntu: apt "
-                              "install openssh-client rsync)") from None
+            raise self._missing(command[0]) from None
+
+    def _missing(self, program: str) -> RemoteError:
+        return RemoteError(f"{self.target}: needs '{program}', which is not installed here (Debian, Ubuntu: apt "
+                           "install openssh-client rsync)")
 
 
 def _words(target: Target, known_hosts: Path) -> list[str]:
@@ -220,12 +215,6 @@ def _socket_folder() -> Path | None:
             if status.st_uid == os.getuid() and not status.st_mode & 0o077:
                 return folder
     return None
-
-
-def said(printed: str) -> str:
-    """The first line that is no warning: what follows it are consequences."""
-    lines = [line.strip() for line in printed.splitlines()]
-    return next((line for line in lines if line and not line.startswith(("Warning:", "@@@"))), "")
 
 
 def _rsync_failed(target: Target, printed: str, code: int) -> RemoteError:

@@ -21,6 +21,7 @@ from auricle.core.errors import CheckpointError, UsageError
 from auricle.store import directory
 from auricle.store.targets import MirrorError, Progress
 from auricle.store.targets.parts import transfer
+from auricle.store.targets.parts.rsync import rsync, said
 
 SUMS = "SHA256SUMS"
 DAMAGED = 65
@@ -92,7 +93,7 @@ class Ssh:
         self._rsync(["--append", f"--exclude=/{SUMS}", f"{folder}/", self._remote(f"/{parent}/{aside}/")], progress)
         committed = self._shell(COMMIT.format(**words, sums=shlex.quote(_sums(folder))))
         if committed.returncode == DAMAGED:
-            raise MirrorError(f"{self.url}: the copy of {name} is damaged there: {_said(committed.stdout)}")
+            raise MirrorError(f"{self.url}: the copy of {name} is damaged there: {said(committed.stdout)}")
         self._check(committed)
 
     def get(self, name: str, to: Path, progress: Progress) -> None:
@@ -151,7 +152,7 @@ class Ssh:
 
     def _check(self, done: subprocess.CompletedProcess[bytes]) -> None:
         if done.returncode:
-            raise MirrorError(f"{self.url}: {_said(done.stderr) or 'ssh failed'} (code {done.returncode})")
+            raise MirrorError(f"{self.url}: {said(done.stderr) or 'ssh failed'} (code {done.returncode})")
 
     def _shell(self, script: str) -> subprocess.CompletedProcess[bytes]:
         command = [*self._client, "--", self._host, script]
@@ -166,26 +167,12 @@ class Ssh:
             return subprocess.CompletedProcess(command, done.returncode, done.stdout, errors.read())
 
     def _rsync(self, arguments: list[str], progress: Progress | None = None) -> None:
-        command = ["rsync", "--recursive", "--times", "--protect-args", f"--timeout={STALLED_SECONDS}",
-                   "--info=progress2", "--no-human-readable", "-e", shlex.join(self._client), *arguments]
-        with tempfile.TemporaryFile() as errors:
-            try:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
-            except FileNotFoundError:
-                raise MirrorError(f"{self.url}: needs 'rsync', which is not installed here") from None
-            with process:
-                while printed := process.stdout.read1():
-                    if progress and (counts := re.findall(rb"(\d+)\s+\d+%", printed)):
-                        progress(int(counts[-1]))
-            if process.returncode:
-                errors.seek(0)
-                raise MirrorError(f"{self.url}: {_said(errors.read()) or 'rsync failed'} (code {process.returncode})")
-
-
-def _said(printed: bytes) -> str:
-    """The first line that is no warning: what follows it are consequences."""
-    lines = [line.strip() for line in printed.decode(errors="replace").splitlines()]
-    return next((line for line in lines if line and not line.startswith("Warning:")), "")
+        try:
+            ran = rsync(self._client, ["--recursive", "--times", *arguments], STALLED_SECONDS, progress)
+        except FileNotFoundError:
+            raise MirrorError(f"{self.url}: needs 'rsync', which is not installed here") from None
+        if ran.code:
+            raise MirrorError(f"{self.url}: {said(ran.errors) or 'rsync failed'} (code {ran.code})")
 
 
 def _sums(folder: Path) -> str:
