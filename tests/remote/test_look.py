@@ -94,9 +94,10 @@ def test_the_run_that_trains_is_meant_unless_there_are_several(machine, laptop):
 
 
 def test_a_machine_that_is_gone_is_shown_as_it_was(machine, laptop):
-    add_run(machine.project("speech"), step=700)
+    add_run(machine.project("speech"), step=700, gpu_percent=97.0, vram_gb=20.5, disk_free_gb=41.0)
     there = place(machine, laptop)
     [row] = rows(see(there))
+    assert (row.gpu_percent, row.vram_gb, row.disk_free_gb) == (97.0, 20.5, 41.0)
     assert (row.state, row.step, row.cost, row.cost_to_end, row.safe_step) == ("training", 700, 0.5, 1.25, 400)
     assert 2 < row.event_age_seconds < 60
     machine.kill()

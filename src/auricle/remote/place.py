@@ -57,7 +57,7 @@ class Place:
     def refuse_missing(self, code: int) -> None:
         """Raises RemoteError for the exit codes that say that something is not there."""
         target = self.connection.target
-        again = f"auricle remote deploy {target}{f' --jump {target.via}' if target.via else ''}"
+        again = f"auricle remote deploy {target.typed}"
         if code == NO_FOLDER:
             raise RemoteError(f"{target}: this project is not there; {again}")
         if code == NO_PYTHON:

@@ -59,6 +59,9 @@ class Row:
     price_per_hour: float | None = None
     cost: float | None = None
     cost_to_end: float | None = None
+    gpu_percent: float | None = None
+    vram_gb: float | None = None
+    disk_free_gb: float | None = None
     event_age_seconds: float | None = None
     heartbeat_age_seconds: float | None = None
     limit: str = ""
@@ -71,7 +74,7 @@ class Row:
 
 
 SHARED = ("stage", "step", "total_steps", "loss", "wer", "eta_seconds", "saved_step", "safe_step", "hours",
-          "price_per_hour", "cost", "cost_to_end", "limit", "alarms")
+          "price_per_hour", "cost", "cost_to_end", "gpu_percent", "vram_gb", "disk_free_gb", "limit", "alarms")
 """Fields that `Row` takes from `State` as they are."""
 
 

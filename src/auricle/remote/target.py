@@ -40,6 +40,15 @@ class Target:
         return ",".join(filter(None, (self.jump.via, str(self.jump))))
 
     @property
+    def typed(self) -> str:
+        """As the arguments of a verb, with the jump.
+
+        >>> Target(host="pod", port=22, jump=Target(host="vps")).typed
+        'pod:22 --jump vps'
+        """
+        return f"{self}{f' --jump {self.via}' if self.via else ''}"
+
+    @property
     def name(self) -> str:
         """As a file name."""
         return re.sub(r"[^A-Za-z0-9.@-]+", "_", str(self))

@@ -42,8 +42,7 @@ def deploy(
         place = Place(place.connection, place.project, config.folder)
     known = {} if price is None else {"price_per_hour": price}
     deploy_to(place, config, _say, skip=Skip(setup=skip_setup, sync=skip_sync, deps=skip_deps), **known)
-    via = f" --jump {place.connection.target.via}" if place.connection.target.via else ""
-    print(f"auricle remote start {place.connection.target}{via} --experiment {experiment or 'NAME'}")
+    print(f"auricle remote start {place.connection.target.typed} --experiment {experiment or 'NAME'}")
 
 
 @dataclass(frozen=True, kw_only=True)

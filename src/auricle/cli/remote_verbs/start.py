@@ -70,8 +70,7 @@ def _start(places: list[Place], experiment: str, overrides: list[str], nproc: in
 
 def _tell(first: Place, job: "Job", config: "ExperimentConfig", secrets: list[str]) -> None:
     """What holds for the run, and what to type next."""
-    target, via = first.connection.target, first.connection.target.via
-    again = f"{target}{f' --jump {via}' if via else ''}"
+    again = first.connection.target.typed
     if secrets:
         print(f"  handed over, and written nowhere: {', '.join(secrets)}")
     print(f"  budget: {budget_line(config, job)}")

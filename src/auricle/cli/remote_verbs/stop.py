@@ -33,4 +33,4 @@ def stop(
                       f"{shlex.quote(found.name)}")
     price = found.job.limits.price_per_hour
     print(f"The machine goes on costing {f'{money(price)} an hour' if price else 'money'}; this ends that: auricle "
-          f"remote release {target}{f' --jump {target.via}' if target.via else ''}")
+          f"remote release {target.typed}")

@@ -146,19 +146,15 @@ def _newest_here(run_folder: Path) -> int:
 
 
 def _training(place: Place, run: Run) -> str:
-    return f"{run.name}: still runs; end it first: auricle remote stop {again(place)} --run {shlex.quote(run.name)}"
+    return (f"{run.name}: still runs; end it first: auricle remote stop {place.connection.target.typed} --run "
+            f"{shlex.quote(run.name)}")
 
 
 def _alone(place: Place, run: str, name: str) -> str:
-    return (f"{run}: step {steps.step_of(name)} is verified nowhere else; bring it here: auricle remote pull "
-            f"{again(place)} --run {shlex.quote(run)}, or to its mirror: auricle remote exec {again(place)} -- "
-            f"auricle mirror push {shlex.quote(f'outputs/{run}')}")
-
-
-def again(place: Place) -> str:
-    """The machine as it is typed."""
-    target = place.connection.target
-    return f"{target}{f' --jump {target.via}' if target.via else ''}"
+    there = place.connection.target.typed
+    return (f"{run}: step {steps.step_of(name)} is verified nowhere else; bring it here: auricle remote pull {there} "
+            f"--run {shlex.quote(run)}, or to its mirror: auricle remote exec {there} -- auricle mirror push "
+            f"{shlex.quote(f'outputs/{run}')}")
 
 
 def _ago(seconds: float) -> str:
