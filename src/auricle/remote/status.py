@@ -6,14 +6,16 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from auricle.core.errors import AuricleError
 from auricle.remote.connection import RemoteError
 from auricle.remote.look import Look, Run, look, parse
+from auricle.remote.machine.job import Figures
 from auricle.remote.place import Place
 
+FIGURES = [entry.name for entry in fields(Figures)]
 STATES = "states"
 """In `.auricle`: what each machine said when it last answered."""
 
@@ -34,8 +36,8 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """A run in plain values; what is not known is None."""
+class Row(Figures):
+    """A run in plain values."""
 
     machine: str
     run: str | None
@@ -47,35 +49,14 @@ class Row:
     error: str | None = None
     exit_code: int | None = None
     reason: str = ""
-    stage: str = ""
-    step: int = 0
-    total_steps: int | None = None
-    loss: float | None = None
-    wer: float | None = None
-    eta_seconds: float | None = None
-    saved_step: int | None = None
-    safe_step: int | None = None
     hours: float | None = None
-    price_per_hour: float | None = None
-    cost: float | None = None
-    cost_to_end: float | None = None
-    gpu_percent: float | None = None
-    vram_gb: float | None = None
-    disk_free_gb: float | None = None
     event_age_seconds: float | None = None
     heartbeat_age_seconds: float | None = None
-    limit: str = ""
-    alarms: list[str] = field(default_factory=list)
     session: str | None = None
     log: str | None = None
 
     def plain(self) -> dict[str, object]:
         return asdict(self)
-
-
-SHARED = ("stage", "step", "total_steps", "loss", "wer", "eta_seconds", "saved_step", "safe_step", "hours",
-          "price_per_hour", "cost", "cost_to_end", "gpu_percent", "vram_gb", "disk_free_gb", "limit", "alarms")
-"""Fields that `Row` takes from `State` as they are."""
 
 
 def seen(places: Sequence[Place]) -> list[Seen]:
@@ -107,7 +88,7 @@ def rows(machine: Seen) -> list[Row]:
 
 def _row(machine: Seen, found: Look, run: Run) -> Row:
     state, phase = run.state, found.phase(run)
-    values = {name: getattr(state, name) for name in SHARED} if state else {}
+    values = {name: getattr(state, name) for name in FIGURES} if state else {}
     if run.exit:
         values |= {"eta_seconds": None, "cost_to_end": None}
     event = found.clock - state.last_event + machine.age_seconds if state and state.last_event else None

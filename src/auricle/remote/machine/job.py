@@ -136,14 +136,9 @@ class Stop(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class State(Record):
-    """state.json; what is not known is None."""
+class Figures:
+    """How a run stands; what is not known is None."""
 
-    time: float
-    """Unix time of the heartbeat, by the machine's clock."""
-    run: str
-    phase: str
-    boot_id: str = ""
     stage: str = ""
     step: int = 0
     total_steps: int | None = None
@@ -153,22 +148,33 @@ class State(Record):
     saved_step: int | None = None
     safe_step: int | None = None
     """Of the newest checkpoint that a mirror was verified to hold."""
-    last_event: float | None = None
-    """Unix time of the run's newest event."""
     hours: float = 0.0
     """That the machine has cost so far."""
     price_per_hour: float | None = None
     cost: float | None = None
     cost_to_end: float | None = None
     """In all, when the run is done, at this speed."""
+    gpu_percent: float | None = None
+    vram_gb: float | None = None
+    disk_free_gb: float | None = None
     limit: str = ""
     """The limit that was reached, and what follows of it."""
     alarms: list[str] = field(default_factory=list)
     """The newest few, oldest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State(Figures, Record):
+    """state.json"""
+
+    time: float
+    """Unix time of the heartbeat, by the machine's clock."""
+    run: str
+    phase: str
+    boot_id: str = ""
+    last_event: float | None = None
+    """Unix time of the run's newest event."""
     exit_code: int | None = None
-    gpu_percent: float | None = None
-    vram_gb: float | None = None
-    disk_free_gb: float | None = None
     events_bytes: int = 0
     """Of events.jsonl: who follows it knows whether there is more."""
 
