@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from auricle.remote.connection import CONFIG, MULTIPLEX, Connection, Refused, RemoteError, Unreachable, explained
+from auricle.remote.connection import (
+    CONFIG,
+    MULTIPLEX,
+    Connection,
+    DiskFull,
+    Refused,
+    RemoteError,
+    Unreachable,
+    _rsync_failed,
+    explained,
+)
 from auricle.remote.place import Place
 from auricle.remote.project import Project
 from auricle.remote.target import parse
@@ -200,3 +210,14 @@ def test_what_ssh_says_becomes_what_to_do(printed, kind, part):
     error = explained(parse("ssh.runpod.io:22115"), printed)
     assert type(error) is kind
     assert part in str(error)
+
+
+@pytest.mark.parametrize(("code", "printed", "kind"), [
+    (10, "rsync: [sender] write error: Broken pipe (32)", Unreachable),
+    (12, "rsync: connection unexpectedly closed (0 bytes received so far) [sender]", Unreachable),
+    (30, "rsync error: timeout in data send/receive (code 30)", Unreachable),
+    (11, "rsync: [receiver] write failed: No space left on device (28)", DiskFull),
+    (23, 'rsync: [receiver] mkstemp "/a/b" failed: Permission denied (13)', RemoteError),
+])
+def test_what_rsync_says_becomes_what_to_do(code, printed, kind):
+    assert type(_rsync_failed(parse("127.0.0.1:1"), printed, code)) is kind

@@ -36,6 +36,8 @@ FAILED = 255
 """ssh's own exit code."""
 VANISHED = 24
 """rsync's exit code where a file went away after it was listed: the rest went over."""
+BROKEN_OFF = (10, 12, 30, 35, FAILED)
+"""rsync's and ssh's exit codes of a transfer that was cut: a broken pipe, the protocol's end, time-outs, ssh itself."""
 MULTIPLEX_FAILED = re.compile(r"ControlPath|ControlSocket|control socket|mux_client|muxserver|multiplex", re.I)
 PROGRESS = re.compile(r" *\d+ +\d+% ")
 """How rsync's lines of progress begin."""
@@ -227,7 +229,7 @@ def _rsync_failed(target: Target, printed: str, code: int) -> RemoteError:
                            "deploy` do it")
     if "Permission denied (" not in printed and re.search(r"rsync: .*(Permission denied|Read-only)", printed):
         return RemoteError(f"{target}: {first}")
-    if code in (12, 30, 35, FAILED) or "connection unexpectedly closed" in printed:
+    if code in BROKEN_OFF or "connection unexpectedly closed" in printed:
         error = explained(target, printed)
         return error if isinstance(error, Refused) else Unreachable(
             f"{target}: the transfer broke off ({first or 'no answer'}); what went over is kept, the same command "
