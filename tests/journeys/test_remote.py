@@ -1,8 +1,13 @@
 """From an empty machine to a finished run over SSH, direct and through a jump host."""
 
+import os
+import pty
 import re
+import select
 import shutil
+import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -72,26 +77,21 @@ def test_from_an_empty_machine_to_a_pulled_model(tmp_path, jumps):
 
 
 def look(here: Laptop, words: list[str]) -> str:
-    """A terminal with the command in it for some seconds, in which Ctrl-B D leaves tmux → what was to be seen."""
-    import os
-    import pty
-    import select
-    import sys
-
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(here.folder)
-        os.environ.update(here.environment, TERM="xterm", COLUMNS="200", LINES="50")
-        os.execv(sys.executable, [sys.executable, "-m", "auricle", *words])
-    seen, left, deadline = b"", False, time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if select.select([terminal], [], [], 0.5)[0]:
-            try:
-                seen += os.read(terminal, 65536)
-            except OSError:
-                break
-        if seen.count(b"Step ") > 3 and not left:
-            os.write(terminal, b"\x02d")
-            left = True
-    os.waitpid(pid, 0)
+    """A terminal with the command in it, until Ctrl-B D has left tmux → what was to be seen there."""
+    terminal, inner = pty.openpty()
+    with os.fdopen(terminal, "r+b", buffering=0) as screen, subprocess.Popen(
+            [sys.executable, "-m", "auricle", *words], cwd=here.folder, stdin=inner, stdout=inner, stderr=inner,
+            env={**os.environ, **here.environment, "TERM": "xterm"}, start_new_session=True) as process:
+        seen, typed, deadline = b"", 0.0, time.monotonic() + 120
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise AssertionError(f"{words}: Ctrl-B D did not end it; there was to be seen:\n"
+                                     + seen[-3000:].decode(errors="replace"))
+            if select.select([screen], [], [], 0.2)[0]:
+                seen += screen.read(65536)
+            if b"Step " in seen and time.monotonic() - typed > 5:  # again: nobody knows when tmux takes keys
+                screen.write(b"\x02d")
+                typed = time.monotonic()
+        os.close(inner)
     return seen.decode(errors="replace")
