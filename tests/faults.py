@@ -323,11 +323,17 @@ class Disk:
         subprocess.run(["umount", str(self.path)], check=True)
 
     def power_cut(self) -> None:
-        """The disk is mounted again when it returns. No process may have a file of it open."""
+        """The disk is mounted again when it returns. No process may have a file of it open.
+
+        What is mounted is a copy: a name space that another test made meanwhile may hold the first one, shut down.
+        """
         descriptor = os.open(self.path, os.O_RDONLY)
         fcntl.ioctl(descriptor, self.SHUTDOWN, struct.pack("I", self.WITHOUT_LOG_FLUSH))
         os.close(descriptor)
         self.unmount()
+        survivor = self._image.with_name(f"after-{self._image.name}")
+        subprocess.run(["cp", "--sparse=always", str(self._image), str(survivor)], check=True)
+        survivor.replace(self._image)
         self.mount()
 
 
