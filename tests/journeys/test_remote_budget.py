@@ -21,13 +21,15 @@ KEY = "rpa_key-of-the-pod"
 
 
 @contextlib.contextmanager
-def a_pod(folder: Path, mirror: str | None):
-    """A machine that RunPod's API knows, as RunPod makes it: its name and key are in its environment."""
-    with serving_runpod(key=KEY) as server:
+def a_pod(folder: Path, mirror: Path):
+    """A machine that RunPod's API knows, as RunPod makes it: its name and key are in its environment. The mirror is a
+    folder of another one."""
+    with serving_runpod(key=KEY) as server, host(folder / "vps") as vps:
         pod_id = rented(server)
-        inside = {"RUNPOD_POD_ID": pod_id, "RUNPOD_API_KEY": KEY, "AURICLE_RUNPOD_URL": server.url}
-        with host(folder / "pod", environment=inside) as pod:
-            here = laptop(folder, pod, mirror=mirror)
+        inside = {"RUNPOD_POD_ID": pod_id, "RUNPOD_API_KEY": KEY, "AURICLE_RUNPOD_URL": server.url,
+                  "AURICLE_SSH_CONFIG": str(vps.server.client_config)}
+        with host(folder / "pod", key_of=vps, environment=inside) as pod:
+            here = laptop(folder, vps, mirror=f"ssh://{vps.address}{mirror}")
             there = There(pod.project("speech"))
             give_environment(there.folder)
             here.remote("deploy", *pod.words, "--folder", str(there.folder), "--skip-deps")
@@ -52,7 +54,7 @@ def ended(server: RunpodServer, pod_id: str) -> str | None:
 @pytest.mark.parametrize("on_limit", ["stop", "release"])
 def test_at_its_limit_a_run_is_saved_mirrored_and_its_machine_ended_once(tmp_path, on_limit):
     mirror = tmp_path / "mirror"
-    with a_pod(tmp_path, str(mirror)) as (server, pod_id, pod, here, there):
+    with a_pod(tmp_path, mirror) as (server, pod_id, pod, here, there):
         here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-hours", "0.01",
                     "--on-limit", on_limit)
         until(lambda: ended(server, pod_id), "the machine is ended", seconds=180)
@@ -68,7 +70,7 @@ def test_at_its_limit_a_run_is_saved_mirrored_and_its_machine_ended_once(tmp_pat
 
 
 def test_a_trainer_that_hangs_is_ended_too(tmp_path):
-    with a_pod(tmp_path, str(tmp_path / "mirror")) as (server, pod_id, pod, here, there):
+    with a_pod(tmp_path, tmp_path / "mirror") as (server, pod_id, pod, here, there):
         here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "60")
         until(lambda: there.state and (there.state.safe_step or 0) >= 20, "step 20 is safe", seconds=55)
         group = there.runner.trainer
@@ -82,7 +84,7 @@ def test_a_trainer_that_hangs_is_ended_too(tmp_path):
 def test_with_the_mirror_behind_it_waits_until_the_cost_is_a_fifth_higher(tmp_path):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the mirror's folder should be")
-    with a_pod(tmp_path, str(blocked / "mirror")) as (server, pod_id, pod, here, there):
+    with a_pod(tmp_path, blocked / "mirror") as (server, pod_id, pod, here, there):
         here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "40")
         until(lambda: there.exit, "the run is ended", seconds=120)
         state = until(lambda: there.state if there.state.cost and there.state.cost >= 42 else None, "it waits")

@@ -23,9 +23,14 @@ def deployed(here, machine) -> There:
     return there
 
 
+def a_pod(folder, vps):
+    """A machine that reaches the VPS, where the mirror is."""
+    return host(folder, key_of=vps, environment={"AURICLE_SSH_CONFIG": str(vps.server.client_config)})
+
+
 def test_a_machine_that_dies_is_noticed_and_an_empty_one_goes_on_from_the_mirror(tmp_path):
-    with host(tmp_path / "one") as one, host(tmp_path / "two", key_of=one) as two:
-        here = laptop(tmp_path, one, mirror=str(tmp_path / "mirror"))
+    with host(tmp_path / "vps") as vps, a_pod(tmp_path / "one", vps) as one, a_pod(tmp_path / "two", vps) as two:
+        here = laptop(tmp_path, vps, mirror=f"ssh://{vps.address}{tmp_path}/mirror")
         there = deployed(here, one)
         here.remote("start", *one.words, "--experiment", "digits", *OFTEN)
         until(lambda: there.state and (there.state.safe_step or 0) >= 40, "step 40 is safe")

@@ -14,7 +14,7 @@ from auricle.store.targets.folder import Folder
 
 
 def test_the_round_trip_leaves_nothing(tmp_path):
-    assert probe(str(tmp_path / "far")) > 0
+    assert probe(str(tmp_path / "far")).seconds > 0
     assert list((tmp_path / "far").iterdir()) == []
 
 
@@ -44,8 +44,10 @@ def test_the_verb_prints_it_and_takes_secrets_from_standard_input(tmp_path, monk
     done = CliRunner().invoke(app, ["mirror", "probe", url])
     assert done.exit_code == 0
     assert done.stdout.startswith(f"{url}: 1 MB went there, was verified there and removed")
+    assert done.stdout.endswith("It lies on a disk of this machine, and is lost with it.\n")
     done = CliRunner().invoke(app, ["mirror", "probe", url, "--json", "--secrets"], input='{"PROBE_TOKEN": "new"}')
-    assert json.loads(done.stdout)["bytes"] == 1_000_000
+    shown = json.loads(done.stdout)
+    assert (shown["bytes"], shown["own_disk"]) == (1_000_000, True)
     assert os.environ["PROBE_TOKEN"] == "new"
 
 
@@ -53,3 +55,9 @@ def test_a_target_that_cannot_be_written_is_exit_code_6(tmp_path):
     (tmp_path / "file").write_text("")
     done = CliRunner().invoke(app, ["mirror", "probe", str(tmp_path / "file" / "far")])
     assert done.exit_code == 6
+
+
+def test_a_target_elsewhere_is_not_said_to_be_lost(monkeypatch):
+    done = CliRunner().invoke(app, ["mirror", "probe", "memory://probed/far"])
+    assert done.exit_code == 0
+    assert "lost" not in done.stdout

@@ -114,11 +114,13 @@ def probe(
         import json
 
         os.environ.update(json.load(sys.stdin))
-    seconds, shown = probe(url), without_password(url)
+    probed, shown = probe(url), without_password(url)
     if as_json:
-        show_json({"target": shown, "bytes": PROBE_BYTES, "seconds": seconds})
-    else:
-        print(f"{shown}: {PROBE_BYTES / 1e6:.0f} MB went there, was verified there and removed, in {seconds:.1f} s")
+        show_json({"target": shown, "bytes": PROBE_BYTES, "seconds": probed.seconds, "own_disk": probed.own_disk})
+        return
+    print(f"{shown}: {PROBE_BYTES / 1e6:.0f} MB went there, was verified there and removed, in {probed.seconds:.1f} s")
+    if probed.own_disk:
+        print("It lies on a disk of this machine, and is lost with it.")
 
 
 @app.command()

@@ -49,6 +49,8 @@ class Record:
     target: str
     verified: dict[str, str] = field(default_factory=dict)
     """Checkpoints that the target holds, with their parts → self hash."""
+    own_disk: bool = False
+    """Whether the target is lost with this machine."""
     pending: list[str] = field(default_factory=list)
     """Checkpoints that wait."""
     tries: int = 0
@@ -204,7 +206,7 @@ class Mirror:
     def _note(self, **changes: Any) -> None:
         """Writes the record."""
         if self._target:
-            changes["target"] = self._target.url
+            changes |= {"target": self._target.url, "own_disk": self._target.is_own_disk}
         if self._is_known:
             here = {name: folder for path in self._wanted() for name, folder in _with_parts(path)}
             changes["verified"] = {

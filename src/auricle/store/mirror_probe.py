@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from auricle.store.directory import publish, write_file
@@ -13,8 +14,15 @@ PROBE_BYTES = 1_000_000
 NAME = "auricle-probe-"
 
 
-def probe(url: str) -> float:
-    """Seconds that the round trip took. Raises MirrorError, UsageError; nothing stays there that could be removed."""
+@dataclass(frozen=True)
+class Probed:
+    seconds: float
+    own_disk: bool
+    """Whether the target is lost with this machine."""
+
+
+def probe(url: str) -> Probed:
+    """The round trip. Raises MirrorError, UsageError; nothing stays there that could be removed."""
     started = time.monotonic()
     target, name = connect(url), f"{NAME}{os.urandom(4).hex()}"
     target.probe()
@@ -27,7 +35,7 @@ def probe(url: str) -> float:
         target.remove(name)
     if wrong:
         raise MirrorError(f"{target.url}: a copy that was put there is damaged there: {wrong[0]}")
-    return time.monotonic() - started
+    return Probed(time.monotonic() - started, target.is_own_disk)
 
 
 def _fill(folder: Path) -> dict[str, str]:

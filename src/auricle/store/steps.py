@@ -127,20 +127,24 @@ def _set_aside(path: Path) -> Path:
     return target
 
 
-def verified_on_mirrors(run_folder: Path) -> set[str]:
-    """Names of the checkpoints that some mirror holds, as they are here or were when they were removed here."""
+def verified_on_mirrors(run_folder: Path, *, own_disk: bool = True) -> set[str]:
+    """Names of the checkpoints that some mirror holds, as they are here or were when they were removed here.
+
+    `own_disk`: mirrors that are lost with this machine count too.
+    """
     return {
         name
         for record in (run_folder / "mirrors").glob("*.json")
-        for name, identity in _verified(record).items()
+        for name, identity in _verified(record, own_disk).items()
         if NAME.fullmatch(name) and _is_still(checkpoints_of(run_folder) / name, identity)
     }
 
 
-def _verified(record: Path) -> dict[str, str]:
+def _verified(record: Path, own_disk: bool) -> dict[str, str]:
     """An unreadable record vouches for nothing."""
     try:
-        verified = json.loads(record.read_bytes()).get("verified", {})
+        found = json.loads(record.read_bytes())
+        verified = {} if found.get("own_disk") and not own_disk else found.get("verified", {})
     except (OSError, ValueError, AttributeError):
         return {}
     return verified if isinstance(verified, dict) else {}

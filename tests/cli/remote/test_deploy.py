@@ -76,5 +76,6 @@ def test_doctor_tries_the_mirrors_of_the_experiment(pod, tmp_path):
     done = typed("doctor", pod.address, "-e", "tiny_journey", f"mirror.targets=[{tmp_path / 'far'}]", "--json",
                  "training.price_per_hour=0.25")
     rows = {row["check"]: row for row in json.loads(done.stdout)}
-    assert rows["mirror"]["result"] == "ok", rows["mirror"]
+    assert rows["mirror"]["result"] == "warning", rows["mirror"]
+    assert "is lost with it" in rows["mirror"]["what"]
     assert rows["price"]["what"] == "0.25 an hour"

@@ -341,6 +341,39 @@ def test_with_the_mirror_behind_a_machine_waits_until_the_overrun(world, can_sto
         assert here.provider.released == [False]
 
 
+def test_a_mirror_on_the_disk_of_the_machine_is_none(world):
+    here = world(mirror=True, budget=Budget(max_hours=1.0, on_limit="release"))
+    here.train()
+    here.save()
+    here.mirror(own_disk=True)
+    here.pass_time(HOUR)
+    here.tick(5)
+    here.mirror(own_disk=True)
+    here.tick(5)
+    assert here.state.safe_step is None
+    assert here.state.phase == "ended"
+    assert here.provider.released == [True]  # stopped, its disk kept
+    assert "no mirror is elsewhere" in here.messages()
+
+
+@pytest.mark.parametrize("own_is_first", [True, False])
+def test_of_two_mirrors_the_one_elsewhere_decides(world, own_is_first):
+    here = world(mirror=True, budget=Budget(max_hours=1.0, on_limit="release"))
+    here.train()
+    here.save()
+    here.pass_time(HOUR)
+    here.tick(5)
+    for name in ("a.json", "b.json"):
+        here.mirror(own_disk=(name == "a.json") == own_is_first, **({} if (name == "a.json") == own_is_first
+                                                                    else {"verified": {}}))
+        (here.run_folder / "mirrors" / "far.json").rename(here.run_folder / "mirrors" / name)
+    here.tick(5)
+    assert here.provider.released == []
+    here.mirror()
+    here.tick(5)
+    assert here.provider.released == [False]
+
+
 def test_a_disk_whose_newest_checkpoint_is_nowhere_else_is_not_deleted(world):
     here = world(budget=Budget(max_hours=1.0, on_limit="release"))
     here.train()

@@ -196,7 +196,7 @@ def test_secrets_are_written_nowhere(machine, tmp_path):
     machine.launch(machine.job(secrets=["HF_TOKEN", "WANDB_API_KEY"], mirror=machine.host.home / "mirror"),
                    HF_TOKEN=SECRET)
     machine.wait_for_step(8)
-    wait_for(lambda: machine.state.safe_step)
+    wait_for(lambda: steps.verified_on_mirrors(machine.run_folder))
     assert machine.runner.secrets == ["HF_TOKEN"]
     trainer = machine.run(f"tr '\\0' '\\n' </proc/{machine.runner.trainer}/environ").text
     assert f"HF_TOKEN={SECRET}" in trainer  # it has it, from memory to memory
@@ -335,7 +335,9 @@ def test_what_a_killed_trainer_left_goes_to_the_mirror(machine):
     assert machine.exit.code == -9
     wait_for(lambda: machine.state.phase == "failed")
     assert steps.all_steps(mirror / "run")[-1].name == steps.all_steps(machine.run_folder)[-1].name
-    assert machine.state.safe_step == newest_step(machine.run_folder)
+    newest = steps.all_steps(machine.run_folder)[-1].name
+    assert newest in steps.verified_on_mirrors(machine.run_folder)
+    assert newest not in steps.verified_on_mirrors(machine.run_folder, own_disk=False)  # this mirror would go with it
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from auricle.remote.renting.release import Unsafe, of_run, of_target, release
 from auricle.remote.renting.risks import parse
 from auricle.remote.status import see
 from auricle.store.mirror_pusher import push_once
+from auricle.store.targets import folder
+from auricle.store.targets.parts.disks import is_own_disk
 from tests.hosts import host, laptop, needs_hosts, use
 from tests.mirrored import add_checkpoint, make_run, mirror
 from tests.remote.providers.lambda_cloud_server import serving_lambda
@@ -33,6 +35,12 @@ def machine(tmp_path, monkeypatch):
     with host(tmp_path / "machine") as running:
         use(monkeypatch, running)
         yield running
+
+
+@pytest.fixture(autouse=True)
+def folders_are_elsewhere(monkeypatch):
+    """A mirror in a folder stands for one on a network file system."""
+    monkeypatch.setattr(folder, "is_own_disk", lambda root: False)
 
 
 class Laptop:
@@ -105,6 +113,12 @@ def test_a_checkpoint_that_a_mirror_holds_is_safe(user, tmp_path):
     push_once(mirror(user.run_there(), tmp_path / "mirror"))
     user.release()
     assert not user.server.pods
+
+
+def test_a_mirror_on_the_disk_of_the_machine_is_lost_with_it(user, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "is_own_disk", is_own_disk)
+    push_once(mirror(user.run_there(), tmp_path / "mirror"))
+    user.refused("tiny: step 500 is verified nowhere else")
 
 
 def test_a_mirror_that_holds_an_older_one_is_not_enough(user, tmp_path):

@@ -119,8 +119,10 @@ def test_after_deploying_the_environment_and_the_mirrors_are_tried(laptop, pod, 
     (tmp_path / "file").write_text("")
     found = examine(place, CONFIG, targets=[str(tmp_path / "far"), str(tmp_path / "file" / "x")])
     mirrors = [check for check in found if check.check == "mirror"]
-    assert [check.result for check in mirrors] == ["ok", "fails"]
-    assert "1 MB went there, was verified there" in mirrors[0].what
+    assert [check.result for check in mirrors] == ["warning", "fails"]
+    assert "1 MB went there, was verified and removed" in mirrors[0].what
+    assert "is lost with it" in mirrors[0].what
+    assert "mirror.targets=[ssh://HOST/FOLDER]" in mirrors[0].todo
     assert str(tmp_path / "file" / "x") in mirrors[1].what
     by_name = {check.check: check for check in found}
     assert re.match(r"2\.\d+", by_name["torch"].what)
@@ -143,10 +145,12 @@ def test_mirrors_get_the_secrets_on_standard_input(laptop, pod, offline):  # noq
     python = pod.project("speech") / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\n'
-                      'case "$*" in *"mirror probe"*) echo "$*" > ~/words; cat > ~/stdin; echo fine;; esac\n')
+                      'case "$*" in *"mirror probe"*) echo "$*" > ~/words; cat > ~/stdin; '
+                      """echo '{"bytes": 1e6, "seconds": 2}';; esac\n""")
     python.chmod(0o755)
     found = rows(place_at(pod, laptop), targets=["s3://bucket/x"], environ={"HF_TOKEN": "hf_verysecret", "OTHER": "x"})
-    assert (found["mirror"].result, found["mirror"].what) == ("ok", "fine")
+    assert (found["mirror"].result, found["mirror"].what) == (
+        "ok", "s3://bucket/x: 1 MB went there, was verified and removed, in 2.0 s")
     assert json.loads((pod.home / "stdin").read_text()) == {"HF_TOKEN": "hf_verysecret"}
     assert "verysecret" not in (pod.home / "words").read_text() + repr(found)
 

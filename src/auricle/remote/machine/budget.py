@@ -141,9 +141,9 @@ def _release(budget: Budget, seen: Seen) -> Decision:
         return _overrun_stop(budget, seen) or Decision(
             Move.WAIT, "no mirror holds all of the run yet: this machine is not released, and costs, until one does")
     if seen.can_stop:
-        return Decision(Move.STOP, "the newest checkpoint is on this machine alone (there is no mirror): it is stopped "
-                                   "and not released, and its disk goes on costing")
-    return Decision(Move.LEAVE, "the newest checkpoint is on this machine alone (there is no mirror): it is not "
+        return Decision(Move.STOP, "the newest checkpoint is on this machine alone (no mirror is elsewhere): it is "
+                                   "stopped and not released, and its disk goes on costing")
+    return Decision(Move.LEAVE, "the newest checkpoint is on this machine alone (no mirror is elsewhere): it is not "
                                 "released, goes on and costs. Copy the run with `auricle remote pull`, then release it")
 
 

@@ -107,11 +107,12 @@ class Guard:
         return Seen(
             hours=self.meter.hours, idle_minutes=(now - self._trained_at) / 60, trains=trains, others_train=others,
             asked_seconds=None if self._asked_at is None else now - self._asked_at, silent_seconds=silent,
-            has_mirror=self.job.has_mirror, is_safe=mirror.is_safe, is_complete=self._is_mirrored(mirror),
-            can_stop=self.ender.can_stop, can_release=self.ender.can_release)
+            has_mirror=self.job.has_mirror and mirror.is_elsewhere, is_safe=mirror.is_safe,
+            is_complete=self._is_mirrored(mirror), can_stop=self.ender.can_stop, can_release=self.ender.can_release)
 
     def _is_mirrored(self, mirror: views.Mirrored) -> bool:
-        return not self.job.has_mirror or (mirror.is_safe and mirror.is_complete)
+        safe = mirror.is_safe or not mirror.is_elsewhere
+        return not self.job.has_mirror or (safe and mirror.is_complete)
 
     def _ended_at(self) -> float:
         end = Exit.read(self.folder / EXIT)
@@ -182,7 +183,7 @@ class Guard:
     def _concerns(self, mirror: views.Mirrored, seen: Seen, decided: str) -> dict[str, str]:
         """Subject → sentence."""
         is_lost = self._phase(mirror, seen) == "lost"
-        behind = self._lag.periods(mirror, self.clocks.steady()) if self.job.has_mirror else 0.0
+        behind = self._lag.periods(mirror, self.clocks.steady()) if seen.has_mirror else 0.0
         found = {"limit": decided, "provider": self.ender.alarm, **concerns.of_budget(self.budget),
                  **concerns.of_trainer(seen, has_begun=self._has_begun(), is_lost=is_lost),
                  **concerns.of_disk(self.project, self.run_folder), **concerns.of_mirrors(mirror, behind),

@@ -23,9 +23,11 @@ class Mirrored:
     saved_step: int | None
     """Of the newest checkpoint here."""
     safe_step: int | None
-    """Of the newest one that some mirror was verified to hold."""
+    """Of the newest one that some mirror elsewhere was verified to hold."""
     is_complete: bool
     """Nothing waits and nothing failed since `since`."""
+    is_elsewhere: bool = True
+    """Not all mirrors that were reached so far lie on this machine's own disks."""
     failing: str = ""
     """What a target that fails again and again says."""
 
@@ -38,11 +40,12 @@ def mirrored(run_folder: Path, since: float) -> Mirrored:
     """`since`: Unix time of the run's end; what a mirror last looked at before is not all."""
     records = list(_records(run_folder))
     saved = [steps.step_of(path.name) for path in steps.all_steps(run_folder)]
-    safe = [steps.step_of(name) for name in steps.verified_on_mirrors(run_folder)]
+    safe = [steps.step_of(name) for name in steps.verified_on_mirrors(run_folder, own_disk=False)]
     return Mirrored(
         saved_step=max(saved, default=None), safe_step=max(safe, default=None),
         is_complete=all(not record.get("pending") and not record.get("error") and record.get("time", 0.0) >= since
                         for record in records),
+        is_elsewhere=not records or any(not record.get("own_disk") for record in records),
         failing=next((str(record["error"]) for record in records
                       if record.get("error") and record.get("tries", 0) >= FRESH_ERRORS), ""))
 

@@ -98,10 +98,10 @@ def parse(text: str) -> tuple[set[str], list[Stored]]:
 
 
 def _verified(text: str) -> dict[str, str]:
-    """An unreadable record vouches for nothing."""
+    """An unreadable record vouches for nothing, nor does one of a mirror on the machine's own disk."""
     try:
         found: Any = json.loads(text)
-        return dict(found.get("verified") or {})
+        return {} if found.get("own_disk") else dict(found.get("verified") or {})
     except (ValueError, TypeError, AttributeError):
         return {}
 

@@ -112,12 +112,17 @@ def _mirror(place: Place, facts: Facts, target: str, secrets: Mapping[str, str])
     shown = re.sub(r"//([^/@:]*):[^/@]*@", r"//\1@", target)
     if "environment" not in facts.has:
         return Check("mirror", "warning", f"{shown}: not tried yet", "deploy, then ask the doctor again")
-    done = place.auricle(["mirror", "probe", target, "--secrets"], stdin=json.dumps(dict(secrets)).encode(),
+    done = place.auricle(["mirror", "probe", target, "--json", "--secrets"], stdin=json.dumps(dict(secrets)).encode(),
                          timeout=MIRROR_SECONDS)
     if done.code:
         return Check("mirror", "fails", said(done.stderr).removeprefix("error: ") or f"{shown}: exit code {done.code}",
                      "mend it, or name another one with mirror.targets=[URL]")
-    return Check("mirror", "ok", done.text.strip())
+    probed = json.loads(done.text)
+    what = f"{shown}: {probed['bytes'] / 1e6:.0f} MB went there, was verified and removed, in {probed['seconds']:.1f} s"
+    if probed.get("own_disk"):
+        return Check("mirror", "warning", f"{what}; it lies on a disk of this machine, and is lost with it",
+                     "name one elsewhere, as mirror.targets=[ssh://HOST/FOLDER]")
+    return Check("mirror", "ok", what)
 
 
 def _power(place: Place, facts: Facts) -> dict[str, Any] | None:

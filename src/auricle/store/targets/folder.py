@@ -10,6 +10,7 @@ from auricle.core.errors import CheckpointError
 from auricle.store import directory
 from auricle.store.targets import MirrorError, Progress
 from auricle.store.targets.parts import transfer
+from auricle.store.targets.parts.disks import is_own_disk
 
 PRIVATE = (transfer.INCOMING, directory.ASIDE, directory.TRASH)
 
@@ -24,6 +25,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.url = str(root)
+        self.is_own_disk = is_own_disk(root)
 
     def probe(self) -> None:
         with self._reported():

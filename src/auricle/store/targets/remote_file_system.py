@@ -32,6 +32,8 @@ def connect(url: str) -> "RemoteFileSystem":
 
 
 class RemoteFileSystem:
+    is_own_disk = False
+
     def __init__(self, file_system: fsspec.AbstractFileSystem, root: str, url: str) -> None:
         self._fs, self._root = file_system, root
         self.url = re.sub(r"//([^/@:]*):[^/@]*@", r"//\1@", url)

@@ -66,6 +66,8 @@ def connect(url: str) -> "Ssh":
 class Ssh:
     """Every call is a connection of its own: one that broke leaves nothing to mend."""
 
+    is_own_disk = False
+
     def __init__(self, url: str, client: Sequence[str], host: str, folder: str) -> None:
         """`client`: the words of an ssh command line before the host."""
         self.url, self._client, self._host, self._folder = url, list(client), host, folder
