@@ -1,6 +1,7 @@
 """The cable is pulled in mid-deploy: the same command goes on once it is back."""
 
 import os
+import shutil
 import threading
 import time
 
@@ -33,14 +34,17 @@ def pod(far, tmp_path, monkeypatch):
         yield machine
 
 
-def test_a_large_file_goes_on_where_it_broke_off(laptop, far, pod):  # noqa: F811
-    content = os.urandom(200_000_000)
+def test_a_large_file_goes_on_where_it_broke_off(laptop, far, pod, tmp_path, monkeypatch):  # noqa: F811
+    slow = tools(tmp_path / "slow", without=("rsync",),
+                 also={"rsync": f'exec {shutil.which("rsync")} --bwlimit=20m "$@"'})  # so that the cut is in its midst
+    monkeypatch.setenv("PATH", slow)
+    content = os.urandom(100_000_000)
     (laptop.root / "large").write_bytes(content)
     place = Place(Connection(pod.target, laptop), laptop)
     cut_at = []
 
     def cut(count):
-        if count > 20_000_000 and not cut_at:
+        if count > 10_000_000 and not cut_at:
             cut_at.append(count)
             far.cut()
 
@@ -50,7 +54,7 @@ def test_a_large_file_goes_on_where_it_broke_off(laptop, far, pod):  # noqa: F81
     far.mend()
     done = sync(place)
     assert done.moved == 1
-    assert done.bytes < len(content) - 10_000_000
+    assert done.bytes < len(content) - 5_000_000
     assert (pod.project("speech") / "large").read_bytes() == content
     assert not list((pod.project("speech") / ".auricle/partial").glob("*"))
     place.connection.close()
