@@ -75,6 +75,22 @@ def test_a_repository_within_the_project_goes_along(tmp_path):
     assert files(tmp_path) == ["a", "inner/.gitignore", "inner/b"]
 
 
+def test_a_submodule_that_was_not_fetched_is_left_out(tmp_path):
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    for root in (inner, outer):
+        root.mkdir()
+        git(root, "init", "-q")
+        fill(root, ["a"])
+    git(inner, "add", "a")
+    git(inner, "commit", "-qm", "a")
+    git(outer, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(inner), "sub")
+    git(outer, "add", "a")
+    git(outer, "commit", "-qm", "a")
+    git(tmp_path, "clone", "-q", str(outer), "copy")
+    assert files(outer) == [".gitmodules", "a", "sub/a"]
+    assert files(tmp_path / "copy") == [".gitmodules", "a"]
+
+
 def test_variables_of_a_hook_lead_nowhere_else(tmp_path, monkeypatch):
     git(tmp_path, "init", "-q")
     fill(tmp_path, ["a"])

@@ -100,8 +100,9 @@ def files(root: Path) -> list[str]:
     found: dict[str, None] = {}
     for name in listed:
         path = root / name
-        if path.is_dir() and not path.is_symlink():  # a repository within this one
-            found.update(dict.fromkeys(f"{name.rstrip('/')}/{inner}" for inner in files(path)))
+        if path.is_dir() and not path.is_symlink():  # a repository within this one, or a submodule that is not here
+            if (path / ".git").exists():
+                found.update(dict.fromkeys(f"{name.rstrip('/')}/{inner}" for inner in files(path)))
         elif os.path.lexists(path) and PurePosixPath(name).parts[0] not in KEPT[:2]:
             found[name] = None
     return sorted(found)
