@@ -57,6 +57,19 @@ def test_all_of_a_run_that_a_restore_needs_goes_over(run, there):
     assert steps.verified_on_mirrors(run) == {"step-000000500"}
 
 
+def test_what_lies_where_a_network_was_mounted_is_lost_with_the_machine(run, there, monkeypatch):
+    add_checkpoint(run, 500)
+    monkeypatch.setattr(folder, "is_own_disk", lambda root: False)
+    one = mirror(run, there.parent)
+    one.push()
+    assert steps.verified_on_mirrors(run, own_disk=False) == {"step-000000500"}
+    monkeypatch.setattr(folder, "is_own_disk", lambda root: True)  # the mount is gone, its mount point is there
+    add_checkpoint(run, 600)
+    one.push()
+    assert steps.verified_on_mirrors(run, own_disk=False) == set()
+    assert "step-000000600" in steps.verified_on_mirrors(run)
+
+
 def test_the_newest_goes_first_and_then_the_best(run, there):
     for step in (100, 200, 300, 400):
         add_checkpoint(run, step, best=step == 100)

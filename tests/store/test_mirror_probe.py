@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from typer.testing import CliRunner
@@ -22,6 +23,12 @@ def test_a_copy_that_is_damaged_there_raises_and_is_removed(tmp_path, monkeypatc
     monkeypatch.setattr(Folder, "problems", lambda self, name: ["noise does not match its hash"])
     with pytest.raises(MirrorError, match=r"damaged there: noise does not match"):
         probe(str(tmp_path / "far"))
+    assert list((tmp_path / "far").iterdir()) == []
+
+
+def test_many_may_probe_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: probe(str(tmp_path / "far")), range(40)))
     assert list((tmp_path / "far").iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """Whether a mirror target works from here: a small directory goes there, is verified there and removed again."""
 
+import contextlib
 import os
 import tempfile
 import time
@@ -24,17 +25,18 @@ class Probed:
 def probe(url: str) -> Probed:
     """The round trip. Raises MirrorError, UsageError; nothing stays there that could be removed."""
     started = time.monotonic()
-    target, name = connect(url), f"{NAME}{os.urandom(4).hex()}"
+    target, name = connect(url), f"{NAME}{os.urandom(4).hex()}"  # a folder of its own: two may probe at once
     target.probe()
-    with tempfile.TemporaryDirectory() as folder:
-        made = publish(Path(folder) / name, _fill)
-        target.put(made, name, _nothing)
     try:
-        wrong = target.problems(name)
-    finally:
-        target.remove(name)
-    if wrong:
-        raise MirrorError(f"{target.url}: a copy that was put there is damaged there: {wrong[0]}")
+        with tempfile.TemporaryDirectory() as folder:
+            target.put(publish(Path(folder) / name, _fill), f"{name}/noise", _nothing)
+        if wrong := target.problems(f"{name}/noise"):
+            raise MirrorError(f"{target.url}: a copy that was put there is damaged there: {wrong[0]}")
+    except MirrorError:
+        with contextlib.suppress(MirrorError):
+            target.remove(name)
+        raise
+    target.remove(name)
     return Probed(time.monotonic() - started, target.is_own_disk)
 
 

@@ -1,12 +1,12 @@
 """From a URL to the target that it names, and to the copy of a run there."""
 
 import json
-import re
 from pathlib import Path
 
 from auricle.core.errors import UsageError
 from auricle.core.folder import find
 from auricle.store.targets import Target
+from auricle.store.targets.parts.urls import without_password
 
 KINDS = {"": "folder", "file": "folder", "ssh": "ssh"}
 """Scheme → the file of `store/targets`; fsspec has the others."""
@@ -19,7 +19,7 @@ def connect(url: str) -> Target:
     try:
         return find("store.targets", KINDS.get(scheme, "remote_file_system")).connect(url)
     except ValueError as error:  # a port that is no number
-        raise UsageError(f"mirror target '{url}': {error}") from None
+        raise UsageError(f"mirror target '{without_password(url)}': {error}") from None
 
 
 def home_of(base: str, run_folder: Path) -> Target:
@@ -48,11 +48,3 @@ def _created(record: bytes | None) -> float | None:
         return json.loads(record or b"{}").get("created")
     except (ValueError, AttributeError):
         return None
-
-
-def without_password(url: str) -> str:
-    """
-    >>> without_password("sftp://me:secret@host/folder")
-    'sftp://me@host/folder'
-    """
-    return re.sub(r"//([^/@:]*):[^/@]*@", r"//\1@", url)

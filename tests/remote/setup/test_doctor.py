@@ -9,6 +9,7 @@ import pytest
 from auricle.core.config import RemoteConfig
 from auricle.remote.connection import Connection, Unreachable
 from auricle.remote.place import Place
+from auricle.remote.setup import checks
 from auricle.remote.setup.checks import worst
 from auricle.remote.setup.deploy import Skip, deploy
 from auricle.remote.setup.doctor import examine
@@ -99,6 +100,7 @@ def test_a_full_disk(laptop, tmp_path, monkeypatch, offline):  # noqa: F811
 
 @pytest.mark.root
 def test_a_disk_of_memory_confirms_more_than_a_disk_can(laptop, tmp_path, monkeypatch, offline):  # noqa: F811
+    monkeypatch.setattr(checks, "IMPLAUSIBLE_FSYNCS", 5000.0)  # this machine is busy with other tests
     disk = tmp_path / "memory"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", disk], check=True)

@@ -197,4 +197,16 @@ def test_a_hash_of_the_store_proves_a_copy_without_reading_it_back(checkpoint, m
 
 def test_a_password_is_not_shown():
     assert connect("memory://me:secret@host/run").url == "memory://me@host/run"
+    for url in ("ssh://me:secret@host", "nosuch://me:secret@host/run", "ssh://me:secret@host:x/run"):
+        with pytest.raises(UsageError) as raised:
+            connect(url)
+        assert "//me@host" in str(raised.value)
+        assert "secret" not in str(raised.value)
     assert isinstance(connect(Path.home().as_posix()), folder.Folder)
+
+
+@pytest.mark.parametrize(("url", "is_own"), [
+    ("{here}", True), ("file://{here}", True), ("local://{here}", True), ("dir::file://{here}", True),
+    ("simplecache::file://{here}", True), ("memory://runs", False), ("ssh://host/runs", False)])
+def test_a_target_knows_whether_it_goes_with_this_machine(tmp_path, url, is_own):
+    assert connect(url.format(here=tmp_path)).is_own_disk is is_own

@@ -21,6 +21,7 @@ from auricle.remote.setup.facts import Facts, gather
 from auricle.remote.setup.installer import CHECK as IMPORTS
 from auricle.remote.setup.probes import POWER, tried
 from auricle.remote.start import secrets_of
+from auricle.store.targets.parts.urls import without_password
 
 if TYPE_CHECKING:
     from auricle.core.config import RemoteConfig
@@ -109,7 +110,7 @@ def _asked(place: Place, command: Sequence[str], seconds: float) -> dict[str, An
 
 
 def _mirror(place: Place, facts: Facts, target: str, secrets: Mapping[str, str]) -> Check:
-    shown = re.sub(r"//([^/@:]*):[^/@]*@", r"//\1@", target)
+    shown = without_password(target)
     if "environment" not in facts.has:
         return Check("mirror", "warning", f"{shown}: not tried yet", "deploy, then ask the doctor again")
     done = place.auricle(["mirror", "probe", target, "--json", "--secrets"], stdin=json.dumps(dict(secrets)).encode(),

@@ -31,8 +31,11 @@ class Target(Protocol):
 
     url: str
     """As shown to people: without a password."""
-    is_own_disk: bool
-    """Whether it is lost with the machine: a copy there is no reason to give the machine back."""
+
+    @property
+    def is_own_disk(self) -> bool:
+        """Whether it is lost with the machine: a copy there is no reason to give the machine back."""
+        ...
 
     def probe(self) -> None:
         """Makes the folder where it is missing, and raises unless it can be written."""

@@ -25,12 +25,16 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.url = str(root)
-        self.is_own_disk = is_own_disk(root)
+
+    @property
+    def is_own_disk(self) -> bool:
+        """As it is now: what was mounted there may be gone, and its mount point stays."""
+        return is_own_disk(self.root)
 
     def probe(self) -> None:
         with self._reported():
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f"{directory.ASIDE}probe-{os.getpid()}"
+            probe = self.root / f"{directory.ASIDE}probe-{os.urandom(4).hex()}"
             probe.write_text("")
             probe.unlink()
 

@@ -7,7 +7,7 @@ verified by the store's own hash of it where it gives a usable one, and by readi
 import base64
 import contextlib
 import hashlib
-import re
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from auricle.core.errors import AuricleError, CheckpointError, UsageError
 from auricle.store import directory
 from auricle.store.targets import MirrorError, Progress
 from auricle.store.targets.parts import transfer
+from auricle.store.targets.parts.urls import without_password
 
 
 def connect(url: str) -> "RemoteFileSystem":
@@ -26,23 +27,23 @@ def connect(url: str) -> "RemoteFileSystem":
     try:
         file_system, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise UsageError(f"mirror target '{url}': {error}; expected a folder, ssh://host/folder or a URL that fsspec "
-                         "can open (pip install s3fs for s3://, gcsfs for gs://)") from None
+        raise UsageError(f"mirror target '{without_password(url)}': {error}; expected a folder, ssh://host/folder or a "
+                         "URL that fsspec can open (pip install s3fs for s3://, gcsfs for gs://)") from None
     return RemoteFileSystem(file_system, root.rstrip("/"), url)
 
 
 class RemoteFileSystem:
-    is_own_disk = False
-
     def __init__(self, file_system: fsspec.AbstractFileSystem, root: str, url: str) -> None:
         self._fs, self._root = file_system, root
-        self.url = re.sub(r"//([^/@:]*):[^/@]*@", r"//\1@", url)
+        self.url = without_password(url)
+        self.is_own_disk = _is_local(file_system)
 
     def probe(self) -> None:
         with self._reported():
             self._fs.makedirs(self._root, exist_ok=True)
-            self._fs.pipe_file(self._at(".probe"), b"probe")
-            self._fs.rm_file(self._at(".probe"))
+            probe = self._at(f".probe-{os.urandom(4).hex()}")
+            self._fs.pipe_file(probe, b"probe")
+            self._fs.rm_file(probe)
 
     def held(self) -> dict[str, str | None]:
         with self._reported():
@@ -171,6 +172,14 @@ class RemoteFileSystem:
             raise
         except Exception as error:
             raise MirrorError(f"{self.url}: {error or type(error).__name__}") from error
+
+
+def _is_local(file_system: Any) -> bool:
+    """Whether it is this machine's, also below a cache or a folder (fsspec's chains: `dir::file:///…`)."""
+    while (inner := getattr(file_system, "fs", None)) is not None:
+        file_system = inner
+    protocol = file_system.protocol
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
 def _store_hashes(info: dict[str, Any]) -> set[str]:

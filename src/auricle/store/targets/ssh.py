@@ -22,6 +22,7 @@ from auricle.store import directory
 from auricle.store.targets import MirrorError, Progress
 from auricle.store.targets.parts import transfer
 from auricle.store.targets.parts.rsync import rsync, said
+from auricle.store.targets.parts.urls import without_password
 
 SUMS = "SHA256SUMS"
 DAMAGED = 65
@@ -55,7 +56,7 @@ def connect(url: str) -> "Ssh":
     address = urlsplit(url)
     folder = unquote(address.path).rstrip("/")
     if not address.hostname or not folder:
-        raise UsageError(f"mirror target '{url}': no host or no folder; expected ssh://[user@]host[:port]/folder")
+        raise UsageError(f"mirror target '{without_password(url)}': no host or no folder; expected ssh://[user@]host[:port]/folder")
     user = f"{unquote(address.username)}@" if address.username else ""
     host, port, config = f"{user}{address.hostname}", address.port, os.environ.get("AURICLE_SSH_CONFIG")
     client = ["ssh", *(["-F", config] if config else []), *(["-p", str(port)] if port else []),
@@ -73,7 +74,7 @@ class Ssh:
         self.url, self._client, self._host, self._folder = url, list(client), host, folder
 
     def probe(self) -> None:
-        self._run(f"mkdir -p {self._at('')} && cd {self._at('')} && : > .probe && rm .probe && "
+        self._run(f"mkdir -p {self._at('')} && cd {self._at('')} && : > .probe-$$ && rm .probe-$$ && "
                   "command -v rsync > /dev/null || { echo 'cannot be written, or has no rsync' >&2; exit 1; }")
 
     def held(self) -> dict[str, str | None]:
