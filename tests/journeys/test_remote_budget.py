@@ -55,7 +55,7 @@ def ended(server: RunpodServer, pod_id: str) -> str | None:
 def test_at_its_limit_a_run_is_saved_mirrored_and_its_machine_ended_once(tmp_path, on_limit):
     mirror = tmp_path / "mirror"
     with a_pod(tmp_path, mirror) as (server, pod_id, pod, here, there):
-        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-hours", "0.01",
+        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-hours", "0.02",
                     "--on-limit", on_limit)
         until(lambda: ended(server, pod_id), "the machine is ended", seconds=180)
         assert ended(server, pod_id) == on_limit
@@ -66,13 +66,13 @@ def test_at_its_limit_a_run_is_saved_mirrored_and_its_machine_ended_once(tmp_pat
         assert steps.step_of(newest.name) >= there.step(), "saved where it stopped"
         assert len([call for call in server.calls if call.method != "GET"]) == 1
         limits = there.events("limit", "machine.jsonl")
-        assert "max_hours 0.01" in str(limits[0].values)
+        assert "max_hours 0.02" in str(limits[0].values)
 
 
 def test_a_trainer_that_hangs_is_ended_too(tmp_path):
     with a_pod(tmp_path, tmp_path / "mirror") as (server, pod_id, pod, here, there):
-        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "60")
-        until(lambda: there.state and (there.state.safe_step or 0) >= 20, "step 20 is safe", seconds=55)
+        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "100")
+        until(lambda: there.state and (there.state.safe_step or 0) >= 20, "step 20 is safe", seconds=95)
         group = there.runner.trainer
         for process in _group(group):
             os.kill(process, signal.SIGSTOP)
@@ -85,13 +85,13 @@ def test_with_the_mirror_behind_it_waits_until_the_cost_is_a_fifth_higher(tmp_pa
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the mirror's folder should be")
     with a_pod(tmp_path, blocked / "mirror") as (server, pod_id, pod, here, there):
-        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "40")
+        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "60")
         until(lambda: there.exit, "the run is ended", seconds=120)
-        state = until(lambda: there.state if there.state.cost and there.state.cost >= 42 else None, "it waits")
-        assert ended(server, pod_id) is None or state.cost >= 48
+        state = until(lambda: there.state if there.state.cost and there.state.cost >= 62 else None, "it waits")
+        assert ended(server, pod_id) is None or state.cost >= 72
         until(lambda: ended(server, pod_id), "at 1.2 × max_cost it is stopped all the same", seconds=60)
         assert ended(server, pod_id) == "stop"
-        assert there.state.cost >= 48 - 2 * HEARTBEAT_SECONDS, "by the heartbeat before"
+        assert there.state.cost >= 72 - 2 * HEARTBEAT_SECONDS, "by the heartbeat before"
 
 
 def _group(group: int) -> list[int]:

@@ -18,9 +18,8 @@ NAMES = ("HF_TOKEN", "WANDB_API_KEY")
 def traces(folders: list[Path], printed: list[str], machine: Host) -> Iterator[str]:
     """Where the token is to be read."""
     for folder in folders:
-        for path in folder.rglob("*"):
-            if path.is_file() and not path.is_symlink() and TOKEN.encode() in path.read_bytes():
-                yield str(path)
+        for where, _, names in os.walk(folder):
+            yield from (f"{where}/{name}" for name in names if TOKEN.encode() in content(Path(where) / name))
     for text in printed:
         if TOKEN in text:
             yield f"printed: {text[:200]}"
@@ -32,6 +31,14 @@ def traces(folders: list[Path], printed: list[str], machine: Host) -> Iterator[s
         if TOKEN.encode() in words and int(process.name) != os.getpid():
             yield f"process list: {words[:200]!r}"
     yield from tmux_traces(machine)
+
+
+def content(path: Path) -> bytes:
+    """Nothing for what is no file, or is gone meanwhile: the run goes on and prunes."""
+    try:
+        return path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    except OSError:
+        return b""
 
 
 def tmux_traces(machine: Host) -> Iterator[str]:
