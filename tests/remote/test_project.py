@@ -21,6 +21,25 @@ def test_a_machine_is_remembered_with_what_is_learnt_of_it(tmp_path):
     assert second.since > 0
 
 
+@pytest.mark.parametrize(("noted", "typed"), [("root@10.0.0.7:22", "10.0.0.7:22"), ("10.0.0.7:22", "root@10.0.0.7:22")])
+def test_a_machine_is_the_same_where_its_user_is_not_said(tmp_path, noted, typed):
+    project = Project(tmp_path)
+    first = project.remember(parse(noted), folder="/workspace/speech", price_per_hour=0.44, since=1000.0, id="x")
+    assert project.machine(parse(typed)) == first
+    second = project.remember(parse(typed), run="tiny")
+    assert second == replace(first, address="root@10.0.0.7:22", run="tiny")
+    assert project.machines() == [second]
+
+
+def test_another_user_port_or_host_is_another_machine(tmp_path):
+    project = Project(tmp_path)
+    for address in ("root@10.0.0.7:22", "dev@10.0.0.7:22"):
+        project.remember(parse(address), folder=address)
+    for address in ("10.0.0.7:22", "ubuntu@10.0.0.7:22", "root@10.0.0.7:23", "10.0.0.7", "10.0.0.8:22"):
+        assert project.machine(parse(address)).folder is None  # the first might be either
+    assert project.machine(parse("dev@10.0.0.7:22")).folder == "dev@10.0.0.7:22"
+
+
 def test_what_is_forgotten_is_gone_and_others_stay(tmp_path):
     project = Project(tmp_path)
     project.remember(parse("one"))

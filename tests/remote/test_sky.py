@@ -85,7 +85,10 @@ def test_the_setup_takes_a_python_that_is_new_enough(tmp_path):
 
 
 @pytest.mark.parametrize(("mirror", "said"), [("", "there is none"), ("backup", "backup is nothing that a machine"),
-                                              ("ssh://root@203.0.113.7/runs", "no SSH key")])
+                                              ("ssh://root@203.0.113.7/runs", "no SSH key"),
+                                              ("file:///backup", "file:///backup is nothing"),
+                                              ("local:///backup", "nothing that a machine"),
+                                              ("memory://x", "memory://x is nothing")])
 def test_a_run_that_a_new_machine_could_not_go_on_with_is_refused(tmp_path, mirror, said):
     with pytest.raises(UsageError, match=f"mirror.targets: .*{said}.*--mirror URL"):
         made(tmp_path, mirror=mirror)

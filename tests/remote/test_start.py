@@ -2,6 +2,8 @@
 
 import json
 import stat
+import time
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
@@ -19,7 +21,7 @@ from tests.hosts import host, laptop, use
 
 __all__ = ["laptop"]
 QUICKSTART = "+experiments=quickstart"
-POD = Machine(address="root@pod:22", price_per_hour=0.44, since=1000.0)
+POD = Machine(address="root@pod:22", id="7", price_per_hour=0.44, since=1000.0)
 
 
 def job(*overrides, machine=POD, **settings):
@@ -36,6 +38,15 @@ def test_a_job_is_what_was_typed_with_the_price_that_is_known():
     assert not made.has_mirror
 
 
+@pytest.mark.parametrize(("known", "counts_from_now"), [
+    ({"id": "7"}, False), ({"run": "an earlier one"}, False), ({}, True)])
+def test_a_machine_that_was_named_by_hand_is_counted_from_its_first_start(known, counts_from_now):
+    machine = Machine(address="root@pod:22", price_per_hour=0.44, since=1000.0, **known)
+    before = time.time()
+    assert (job(machine=machine).limits.since >= before) == counts_from_now
+    assert counts_from_now or job(machine=machine).limits.since == 1000.0
+
+
 def test_a_price_that_is_typed_wins_and_a_mirror_is_seen():
     made = job("training.price_per_hour=2", "remote.max_cost=5", "mirror.targets=[/backup]")
     assert made.train[-1] == "mirror.targets=[/backup]"
@@ -43,7 +54,8 @@ def test_a_price_that_is_typed_wins_and_a_mirror_is_seen():
 
 
 def test_a_limit_of_cost_needs_a_price():
-    with pytest.raises(UsageError, match=r"remote.max_cost: the price of the machine is not known; .*--price"):
+    with pytest.raises(UsageError, match=r"remote.max_cost: the price of the machine is not known; .*--price 0.44, or "
+                                         "note it with auricle remote deploy pod --price"):
         job("remote.max_cost=5", machine=Machine(address="pod"))
 
 
@@ -72,11 +84,12 @@ def test_secrets_are_those_that_are_set():
 def test_several_machines_meet_at_the_first(tmp_path):
     project = Project(tmp_path)
     places = [Place(Connection(parse(f"root@10.0.0.{number}:22"), project), project, "/x") for number in (1, 2)]
-    first, second = spread(job(), places)
+    first, second = spread([job(), job(machine=replace(POD, price_per_hour=2.5, since=9.0))], places)
     assert (first.nnodes, first.node_rank, first.rendezvous) == (2, 0, "10.0.0.1:29500")
     assert (second.nnodes, second.node_rank, second.rendezvous) == (2, 1, "10.0.0.1:29500")
-    assert spread(job(), places[:1])[0].rendezvous is None
-    assert {part.rendezvous for part in spread(job(), places, "192.168.0.7:4000")} == {"192.168.0.7:4000"}
+    assert [(part.limits.price_per_hour, part.limits.since) for part in (first, second)] == [(0.44, 1000.0), (2.5, 9.0)]
+    assert spread([job()], places[:1])[0].rendezvous is None
+    assert {part.rendezvous for part in spread([job()] * 2, places, "192.168.0.7:4000")} == {"192.168.0.7:4000"}
 
 
 @pytest.mark.parametrize(("overrides", "line"), [

@@ -37,7 +37,9 @@ class Machine:
     """What it was rented for: the provider's label, by which it is found again."""
     price_per_hour: float | None = None
     since: float = 0.0
-    """Unix time of renting, or of first contact."""
+    """Unix time of renting; of a machine that was named by hand, of its first start."""
+    rented_here: bool = False
+    """By this project, not found at its provider: until something is deployed to it, nothing lies on its disk."""
 
     @property
     def target(self) -> Target:
@@ -87,16 +89,21 @@ class Project:
                              "again") from None
 
     def machine(self, target: Target) -> Machine:
-        """What is known of a machine; a new one where nothing is."""
-        new = Machine(address=str(target), jump=target.via, since=time.time())
-        return next((known for known in self.machines() if known.address == new.address), new)
+        """What is known of a machine, also where its user was named then and is not now, or the other way about; a
+        new one where nothing is."""
+        new, known = Machine(address=str(target), jump=target.via, since=time.time()), self.machines()
+        same = [machine for machine in known if machine.address == new.address]
+        same = same or [machine for machine in known if _longer(machine.address, new.address)]
+        return same[0] if len(same) == 1 else new
 
     def remember(self, target: Target, **facts: Any) -> Machine:
         """Notes facts of a machine (fields of `Machine`)."""
         with self._locked():
             known = self.machines()
-            machine = replace(self.machine(target), jump=target.via, **facts)
-            others = [other for other in known if other.address != machine.address]
+            before = self.machine(target)
+            address = _longer(before.address, str(target)) or before.address
+            machine = replace(before, address=address, jump=target.via, **facts)
+            others = [other for other in known if other.address != before.address]
             self._write([*others, machine])
         return machine
 
@@ -112,6 +119,16 @@ class Project:
         with (self.folder / "machines.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _longer(one: str, other: str) -> str:
+    """Of two addresses that differ in that one names a user and the other none, the one that does; else empty.
+
+    >>> _longer("10.0.0.7:22115", "root@10.0.0.7:22115")
+    'root@10.0.0.7:22115'
+    """
+    is_same = one.rpartition("@")[2] == other.rpartition("@")[2] and ("@" in one) != ("@" in other)
+    return max(one, other, key=len) if is_same else ""
 
 
 def here() -> Project:

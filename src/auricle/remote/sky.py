@@ -25,6 +25,8 @@ MOST_RESTARTS = 3
 """After errors of the run's own; losing the machine does not count."""
 FILE_SYSTEMS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """What fsspec needs for a mirror there; hf:// comes with huggingface_hub."""
+NOT_ELSEWHERE = ("", "file", "local", "memory", "ssh")
+"""Schemes of mirrors that an empty machine does not reach: its own disk and memory, and what needs a key there."""
 ACCELERATOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(:\d+)?")
 FIND_PYTHON = """\
 [ -x .venv/bin/python ] || for python in python3.13 python3.12 python3.11 python3; do
@@ -78,7 +80,7 @@ def task(config: ExperimentConfig, words: Sequence[str], machines: Machines, *, 
 
 
 def _refuse_without_mirror(targets: Sequence[str]) -> None:
-    if not any(_scheme(target) not in ("", "ssh") for target in targets):
+    if not any(_scheme(target) not in NOT_ELSEWHERE for target in targets):
         listed = ", ".join(targets)
         found = f"{listed} is nothing that a machine of SkyPilot's reaches" if targets else "there is none"
         raise UsageError(f"mirror.targets: {found}; a machine that SkyPilot brings back has an empty disk and no SSH "

@@ -1,6 +1,7 @@
 """From an experiment that was composed here to a run on a machine: a `Job` and its secrets, handed over on stdin."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -42,8 +43,10 @@ def job_of(config: ExperimentConfig, train: Sequence[str], experiment: str, mach
     remote, training = config.remote, config.training
     price = training.price_per_hour if training.price_per_hour is not None else machine.price_per_hour
     if remote.max_cost is not None and price is None:
-        raise UsageError("remote.max_cost: the price of the machine is not known; say it with --price 0.44")
-    budget = Budget(price_per_hour=price, since=machine.since, max_cost=remote.max_cost, max_hours=remote.max_hours,
+        raise UsageError("remote.max_cost: the price of the machine is not known; say it with --price 0.44, or note it "
+                         f"with auricle remote deploy {machine.target.typed} --price 0.44")
+    since = machine.since if machine.id or machine.run else time.time()  # named by hand: from its first start
+    budget = Budget(price_per_hour=price, since=since, max_cost=remote.max_cost, max_hours=remote.max_hours,
                     idle_minutes=remote.idle_minutes, on_limit=remote.on_limit)
     words = list(train)
     if training.price_per_hour is None and price is not None:
@@ -87,11 +90,11 @@ def start(place: Place, job: Job, secrets: Mapping[str, str]) -> Launched:
                     resumed=bool(answer.get("resumed")))
 
 
-def spread(job: Job, places: Sequence[Place], meeting: str | None = None) -> list[Job]:
-    """A job for each of several machines that train together; the run is on the first one.
+def spread(jobs: Sequence[Job], places: Sequence[Place], meeting: str | None = None) -> list[Job]:
+    """The jobs of several machines, each with its own budget, as ones that train together; the run is on the first.
 
     They meet there, at `meeting` (HOST:PORT) or at the address by which it is reached from here.
     """
     meeting = meeting or f"{places[0].connection.target.host}:{RENDEZVOUS_PORT}"
-    return [replace(job, nnodes=len(places), node_rank=rank, rendezvous=meeting if len(places) > 1 else None)
-            for rank in range(len(places))]
+    return [replace(job, nnodes=len(jobs), node_rank=rank, rendezvous=meeting if len(jobs) > 1 else None)
+            for rank, job in enumerate(jobs)]

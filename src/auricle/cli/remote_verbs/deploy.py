@@ -1,5 +1,7 @@
 """`auricle remote deploy`: the project's files and its environment on a machine, as far as they lack."""
 
+import shlex
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +9,7 @@ import typer
 
 from auricle.cli.remote_verbs.shared import Folder, Jump, place_of
 from auricle.remote.place import Place
+from auricle.remote.renting.accounts import BY_HAND
 
 if TYPE_CHECKING:
     from auricle.core.config import RemoteConfig
@@ -41,8 +44,21 @@ def deploy(
     if config.folder and not folder:
         place = Place(place.connection, place.project, config.folder)
     known = {} if price is None else {"price_per_hour": price}
+    if _was_another(place):
+        _say("What was deployed to this address is gone: it is taken for a new machine, whose cost is counted from now")
+        place.project.remember(place.connection.target, since=time.time(), price_per_hour=price, run=None)
     deploy_to(place, config, _say, skip=Skip(setup=skip_setup, sync=skip_sync, deps=skip_deps), **known)
     print(f"auricle remote start {place.connection.target.typed} --experiment {experiment or 'NAME'}")
+
+
+def _was_another(place: Place) -> bool:
+    """Whether a machine that was not rented from here lacks the folder that is noted of it: its address has been given
+    to another one, or its disk is gone. Raises Unreachable, Refused.
+    """
+    known = place.project.machine(place.connection.target)
+    if known.provider != BY_HAND or known.folder is None or known.address != str(place.connection.target):
+        return False
+    return place.connection.run(f"[ -d {shlex.quote(known.folder)} ]").code == 1
 
 
 @dataclass(frozen=True, kw_only=True)

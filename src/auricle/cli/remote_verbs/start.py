@@ -54,26 +54,33 @@ def _start(places: list[Place], experiment: str, overrides: list[str], nproc: in
 
     words = [f"+experiments={experiment}", *overrides]
     config = composed(words)
-    machine = places[0].project.machine(places[0].connection.target)
-    job = starting.job_of(config, words, experiment, machine, nproc=nproc)
+    machines = [each.project.machine(each.connection.target) for each in places]
+    jobs = [starting.job_of(config, words, experiment, machine, nproc=nproc) for machine in machines]
+    jobs = starting.spread(jobs, places, rendezvous)
     secrets = starting.secrets_of(config.remote.secrets, os.environ)
-    for each, part in zip(places, starting.spread(job, places, rendezvous), strict=True):
-        launched = starting.start(each, part, secrets)
-        each.project.remember(each.connection.target, folder=each.folder(), run=job.run,
-                              price_per_hour=job.limits.price_per_hour)
+    for each, job in zip(places, jobs, strict=True):
+        launched = starting.start(each, job, secrets)
+        price, since = job.limits.price_per_hour, job.limits.since
+        known = {} if price is None else {"price_per_hour": price}
+        each.project.remember(each.connection.target, folder=each.folder(), run=job.run, since=since, **known)
         print(f"{each.connection.target}: {'goes on with' if launched.resumed else 'started'} {job.run}"
               f"{f' in tmux {launched.session}' if launched.session else ' without tmux'}", flush=True)
         if launched.boot_hook is None:
             print("  after a restart of this machine the run does not go on by itself: it has no boot hook")
-    _tell(places[0], job, config, sorted(secrets))
+    _tell(places, jobs, config, sorted(secrets))
 
 
-def _tell(first: Place, job: "Job", config: "ExperimentConfig", secrets: list[str]) -> None:
+def _tell(places: list[Place], jobs: list["Job"], config: "ExperimentConfig", secrets: list[str]) -> None:
     """What holds for the run, and what to type next."""
-    again = first.connection.target.typed
+    again = places[0].connection.target.typed
     if secrets:
         print(f"  handed over, and written nowhere: {', '.join(secrets)}")
-    print(f"  budget: {budget_line(config, job)}")
+    if len(jobs) == 1:
+        print(f"  budget: {budget_line(config, jobs[0])}")
+    else:
+        print(f"  each of {len(jobs)} machines keeps a budget of its own:")
+        for place, job in zip(places, jobs, strict=True):
+            print(f"    {place.connection.target}: {budget_line(config, job)}")
     if not config.mirror.targets:
         print("  no mirror: what is lost with this machine is lost; name one with mirror.targets=[URL], or let "
               "`auricle remote watch` copy its checkpoints")

@@ -27,8 +27,9 @@ def stop(
     saved = "nothing was saved" if stopped.saved_step is None else f"saved step {stopped.saved_step}"
     print(f"{found.name}: {saved}, ended: {stopped.reason}")
     if found.job.nnodes > 1:
+        this = place.project.machine(target).address
         for other in place.project.machines():
-            if other.run == found.name and other.address != str(target):
+            if other.run == found.name and other.address != this:
                 print(f"It waits for the others on another machine: auricle remote stop {other.address} --run "
                       f"{shlex.quote(found.name)}")
     price = found.job.limits.price_per_hour
