@@ -4,6 +4,10 @@ the user's cache."""
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loaded")  # other tests run beside: a pause says nothing about the code
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -50,6 +50,20 @@ class Host:
         """A power cut: everything that runs there is gone at once; the disk stays."""
         self.server.kill()
 
+    def processes(self, group: int) -> list[int]:
+        """By their numbers here, those of a process group of the machine; only where it has a name space."""
+        space, found = Path(f"/proc/{self.server.first()}/ns/pid").readlink(), []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                is_there = (process / "ns" / "pid").readlink() == space
+                status = (process / "status").read_text() if is_there else ""
+            except OSError:
+                continue
+            numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpgid")), [])
+            if numbers[-1:] == [str(group)]:
+                found.append(int(process.name))
+        return found
+
     def project(self, name: str) -> Path:
         """Where a project of that name lies there."""
         return self.home / name

@@ -41,8 +41,9 @@ def _possible() -> str | None:
         return "needs root"
     if not shutil.which("ip"):
         return "not installed: ip (iproute2)"
-    tried = subprocess.run(["ip", "netns", "add", "auricle-try"], capture_output=True, text=True, check=False)
-    subprocess.run(["ip", "netns", "del", "auricle-try"], capture_output=True, check=False)
+    name = f"auricle-try-{os.getpid()}"
+    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
     return tried.stderr.strip() or None if tried.returncode else None
 
 

@@ -63,8 +63,20 @@ class Server:
 
     def kill(self) -> None:
         """As a power cut: with a prefix that makes a process name space, all that it started is gone too."""
-        self._processes[-1].kill()
-        self._processes[-1].wait()
+        process = self._processes[-1]
+        inside = self.first()
+        process.kill()
+        process.wait()
+        while inside and Path(f"/proc/{inside}").exists():  # the kernel ends it after unshare, and all else with it
+            time.sleep(0.002)
+
+    def first(self) -> int | None:
+        """The process, by its number here, that is number 1 in the name space of the server; None without one."""
+        if "--kill-child" not in self._command or self._processes[-1].poll() is not None:
+            return None
+        pid = self._processes[-1].pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0]) if children else None
 
     def restart(self) -> None:
         """The machine is back, with its disk and at its address."""

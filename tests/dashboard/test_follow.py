@@ -170,10 +170,12 @@ def test_a_crash_without_an_end_does_not_wait_for_trackers(tmp_path, laboratory,
 
 def test_a_tracker_that_hangs_is_ended_and_reported(tmp_path, laboratory, monkeypatch):
     monkeypatch.setattr(follow, "CLOSING_SECONDS", 0.1)
-    hangs = "import time, signal\ndef open(*_):\n    signal.pthread_sigmask(signal.SIG_BLOCK, [15])\n    time.sleep(99)"
+    hangs = ("import pathlib, time, signal\ndef open(*_):\n    signal.pthread_sigmask(signal.SIG_BLOCK, [15])\n"
+             f"    pathlib.Path({str(tmp_path / 'hangs')!r}).touch()\n    time.sleep(99)")
     name = laboratory("hangs", hangs)
     write_run(tmp_path / "run", steps=25)
     follower = follow.start(tmp_path / "run", name)
+    wait_for((tmp_path / "hangs").exists)
     sentence = follow.finish(follower, timeout=3.0)
     assert "its process ended with exit code -9" in sentence
     assert follow.finish(follower, timeout=0.0) is None

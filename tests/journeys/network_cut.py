@@ -20,6 +20,7 @@ from pathlib import Path
 from auricle.core.events import Event, read
 from auricle.store import directory, steps
 from tests.namespaces import Far, far_machine
+from tests.paths import has
 from tests.speech import digits_manifest
 from tests.sshd import serving
 
@@ -85,7 +86,7 @@ def _cut(far: Far, run: Path, mirror: Path, seconds: float, trainer: subprocess.
     _until(lambda: len(steps.all_steps(mirror)) >= 1, 120, trainer)
     before = _newest(mirror)
     time.sleep(5.0)
-    _until(lambda: any(mirror.parent.rglob(".incoming-*")), 60, trainer)
+    _until(lambda: has(mirror.parent, ".incoming-"), 60, trainer)
     began = time.time()
     far.cut()
     time.sleep(seconds)

@@ -7,6 +7,7 @@ and succeeds when it is typed again; nothing torn is left on either side.
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from auricle.store import directory, steps
 from tests.hosts import give_environment, host
 from tests.journeys.remote import RUN, Laptop, There, laptop, until
 from tests.namespaces import far_machine
+from tests.paths import has
 
 SLOW = "rate", "24mbit", "burst", "64kbit", "latency", "400ms"
 BYTES = 40_000_000
@@ -82,9 +84,9 @@ def cut_everything(folder: Path, seconds: float) -> Cut:
 
 def _under_way(here: Laptop, there: There) -> bool:
     """Half-done files on both sides."""
-    coming = list((here.folder / "outputs").rglob(".incoming-*")) if (here.folder / "outputs").exists() else []
-    going = list(there.folder.glob(".large.bin.*")) + list(there.folder.rglob(".*/large.bin"))
-    return bool(coming) and bool(going)
+    going = any(there.folder.glob(".large.bin.*")) or any(
+        "large.bin" in names and Path(folder).name.startswith(".") for folder, _, names in os.walk(there.folder))
+    return going and has(here.folder / "outputs", ".incoming-")
 
 
 def _again(here: Laptop, words: list[str]) -> int:

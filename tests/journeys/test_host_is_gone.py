@@ -1,5 +1,6 @@
 """The host vanishes while it trains, and an empty one goes on from the mirror: one command, and little lost."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -46,7 +47,8 @@ def vanish(home: Path) -> None:
         except OSError:
             continue
         if ours and int(process.name) != os.getpid():
-            os.kill(int(process.name), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
     for _ in range(50):  # a process that dies may still have been writing
         shutil.rmtree(home, ignore_errors=True)
         if not home.exists():

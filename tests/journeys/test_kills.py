@@ -1,5 +1,6 @@
 """A run that is killed hundreds of times, at any instant: while it starts, trains, evaluates, saves and prunes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -114,8 +115,12 @@ def test_a_loader_worker_ends_with_a_trainer_that_dies_right_after_forking_it(tm
 
     assert in_child(trainer) == -signal.SIGKILL
     loader = int((tmp_path / "pid").read_text())
-    time.sleep(8)  # it looks for its trainer every 5 s
-    ended = not psutil.pid_exists(loader) or psutil.Process(loader).status() == psutil.STATUS_ZOMBIE
+    deadline, ended = time.monotonic() + 30, False  # it looks for its trainer every 5 s
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.2)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            ended = psutil.Process(loader).status() == psutil.STATUS_ZOMBIE
+        ended = ended or not psutil.pid_exists(loader)
     if not ended:
         os.kill(loader, signal.SIGKILL)
     assert ended

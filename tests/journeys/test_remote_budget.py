@@ -71,10 +71,10 @@ def test_at_its_limit_a_run_is_saved_mirrored_and_its_machine_ended_once(tmp_pat
 
 def test_a_trainer_that_hangs_is_ended_too(tmp_path):
     with a_pod(tmp_path, tmp_path / "mirror") as (server, pod_id, pod, here, there):
-        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "100")
-        until(lambda: there.state and (there.state.safe_step or 0) >= 20, "step 20 is safe", seconds=95)
+        here.remote("start", *pod.words, "--experiment", "digits", "--price", str(PRICE), "--max-cost", "120")
+        until(lambda: there.state and (there.state.safe_step or 0) >= 20, "step 20 is safe", seconds=110)
         group = there.runner.trainer
-        for process in _group(group):
+        for process in pod.processes(group):
             os.kill(process, signal.SIGSTOP)
         until(lambda: ended(server, pod_id), "the machine is ended", seconds=290)
         assert ended(server, pod_id) == "stop"
@@ -92,17 +92,3 @@ def test_with_the_mirror_behind_it_waits_until_the_cost_is_a_fifth_higher(tmp_pa
         until(lambda: ended(server, pod_id), "at 1.2 × max_cost it is stopped all the same", seconds=60)
         assert ended(server, pod_id) == "stop"
         assert there.state.cost >= 72 - 2 * HEARTBEAT_SECONDS, "by the heartbeat before"
-
-
-def _group(group: int) -> list[int]:
-    """Processes of a process group of the machine, by their numbers here."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (process / "status").read_text()
-        except OSError:
-            continue
-        numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpgid")), [])
-        if len(numbers) > 1 and numbers[-1] == str(group):
-            found.append(int(process.name))
-    return found

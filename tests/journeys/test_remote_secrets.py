@@ -61,7 +61,7 @@ def test_a_secret_reaches_the_trainer_and_is_found_nowhere(tmp_path):
                    here.remote("start", *pod.words, "--experiment", "digits")]
         assert all(name in printed[-1] for name in NAMES), "it says which ones it handed over"
         until(lambda: there.step() >= 20, "step 20")
-        assert holds_token(there.runner.trainer), "the trainer got it"
+        assert holds_token(pod, there.runner.trainer), "the trainer got it"
         printed += [here.remote("status", *pod.words, "--json"), here.remote("logs", *pod.words, "--lines", "1000"),
                     here.remote("list", *pod.words), here.remote("exec", *pod.words, "--", "env")]
         printed += [here.remote("start", *pod.words, "--experiment", "digits", code=8)]
@@ -70,18 +70,10 @@ def test_a_secret_reaches_the_trainer_and_is_found_nowhere(tmp_path):
         assert list(traces(folders, printed, pod)) == []
 
 
-def holds_token(group: int) -> bool:
-    """Whether a process of the machine's process group (a number in its own name space) has it in its memory."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (process / "status").read_text()
-            held = (process / "environ").read_bytes()
-        except OSError:
-            continue
-        groups = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpgid")), [])
-        if str(group) in groups and f"HF_TOKEN={TOKEN}".encode() in held:
-            return True
-    return False
+def holds_token(pod: Host, group: int) -> bool:
+    """Whether a process of one of the machine's process groups has it in its memory."""
+    return any(f"HF_TOKEN={TOKEN}".encode() in content(Path(f"/proc/{process}/environ"))
+               for process in pod.processes(group))
 
 
 @pytest.mark.parametrize("verb", [("watch", "--once"), ("start", "--experiment", "digits")], ids=["watch", "start"])
@@ -100,11 +92,11 @@ def test_after_a_power_cut_the_run_goes_on_without_secrets_and_gets_them_back(tm
         until(lambda: there.events("resume"), "it goes on by itself")
         until(lambda: there.step() > reached, "and learns")
         assert there.runner.secrets == []
-        assert not holds_token(there.runner.trainer)
+        assert not holds_token(pod, there.runner.trainer)
         assert any("HF_TOKEN" in alarm for alarm in there.state.alarms), "and says what it lacks"
         here.remote(verb[0], *pod.words, *verb[1:])
         until(lambda: there.runner.secrets == ["HF_TOKEN"] and there.runner.trainer
-              and holds_token(there.runner.trainer), "it is handed back")
+              and holds_token(pod, there.runner.trainer), "it is handed back")
         now = there.step()
         until(lambda: there.step() > now + 5, "and the run goes on")
         assert list(traces([here.folder, pod.home], [], pod)) == []

@@ -94,8 +94,8 @@ def test_a_checkpoint_is_of_the_moment_at_which_it_was_asked_for(training):
     run = training()
     run.save(1)
     run.collect()
-    run.save(2)
     run.writer(signal.SIGSTOP)
+    run.save(2)
     run.reach(99)  # training goes on
     run.writer(signal.SIGCONT)
     run.saver.settle()
@@ -108,8 +108,8 @@ def test_a_save_that_is_due_while_one_is_in_flight_is_taken_at_a_later_step(trai
     run = training()
     run.save(1)
     run.collect()  # the writer process is there
-    run.save(2)
     run.writer(signal.SIGSTOP)
+    run.save(2)
     for step in (3, 4):
         run.save(step, wait=False)
         assert not run.saver.is_due(None)
@@ -130,8 +130,8 @@ def test_a_save_that_must_be_waits_for_the_one_in_flight(training):
     run = training()
     run.save(1)
     run.collect()
-    run.save(2)
     run.writer(signal.SIGSTOP)
+    run.save(2)
     later = threading.Timer(0.3, run.writer, [signal.SIGCONT])
     later.start()
     run.save(3)
@@ -161,8 +161,8 @@ def test_a_writer_that_dies_costs_its_save_and_no_other(training):
     run = training()
     run.save(1)
     run.collect()
-    run.save(2)
     run.writer(signal.SIGSTOP)
+    run.save(2)
     run.writer(signal.SIGKILL)
     run.saver.settle()
     if run.alarms():  # it was killed before it had written
