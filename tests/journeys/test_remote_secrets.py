@@ -1,5 +1,6 @@
 """A secret is handed to a run and is then nowhere to be read: not on a disk, not in a log, a process list or tmux."""
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pytest
 
 from tests.hosts import Host, give_environment, host, needs_hosts
 from tests.journeys.remote import There, laptop, until
+from tests.paths import contents_below
 
 pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.rented, pytest.mark.root, pytest.mark.timeout(600)]
 TOKEN = "hf_Sesame7b1e0c94"
@@ -18,8 +20,7 @@ NAMES = ("HF_TOKEN", "WANDB_API_KEY")
 def traces(folders: list[Path], printed: list[str], machine: Host) -> Iterator[str]:
     """Where the token is to be read."""
     for folder in folders:
-        for where, _, names in os.walk(folder):
-            yield from (f"{where}/{name}" for name in names if TOKEN.encode() in content(Path(where) / name))
+        yield from (path for path, content in contents_below(folder) if TOKEN.encode() in content)
     for text in printed:
         if TOKEN in text:
             yield f"printed: {text[:200]}"
@@ -31,14 +32,6 @@ def traces(folders: list[Path], printed: list[str], machine: Host) -> Iterator[s
         if TOKEN.encode() in words and int(process.name) != os.getpid():
             yield f"process list: {words[:200]!r}"
     yield from tmux_traces(machine)
-
-
-def content(path: Path) -> bytes:
-    """Nothing for what is no file, or is gone meanwhile: the run goes on and prunes."""
-    try:
-        return path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-    except OSError:
-        return b""
 
 
 def tmux_traces(machine: Host) -> Iterator[str]:
@@ -72,8 +65,11 @@ def test_a_secret_reaches_the_trainer_and_is_found_nowhere(tmp_path):
 
 def holds_token(pod: Host, group: int) -> bool:
     """Whether a process of one of the machine's process groups has it in its memory."""
-    return any(f"HF_TOKEN={TOKEN}".encode() in content(Path(f"/proc/{process}/environ"))
-               for process in pod.processes(group))
+    for process in pod.processes(group):
+        with contextlib.suppress(OSError):
+            if f"HF_TOKEN={TOKEN}".encode() in Path(f"/proc/{process}/environ").read_bytes():
+                return True
+    return False
 
 
 @pytest.mark.parametrize("verb", [("watch", "--once"), ("start", "--experiment", "digits")], ids=["watch", "start"])

@@ -3,12 +3,14 @@
 import base64
 import contextlib
 import json
+import shutil
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from auricle.core.errors import ConfigError
+from auricle.core.errors import CheckpointError, ConfigError
 from auricle.store import hub
 from auricle.store.hub import HubCopy, refuse_without_token
 from auricle.store.targets import MirrorError
@@ -118,6 +120,40 @@ def test_it_commits_again_when_the_best_changes_and_only_then(server, run):
     assert (record["checkpoint"], record["error"]) == ("step-000000200", None)
 
 
+@pytest.mark.parametrize("case", ["there already", "pruned meanwhile", "no checkpoint", "failed before"])
+def test_that_nothing_is_left_to_do_is_on_record_after_the_end(server, run, monkeypatch, case):
+    """A guard waits for a look after the end before it ends the machine."""
+    if case == "no checkpoint":
+        shutil.rmtree(run / "checkpoints")
+        (run / "best.json").unlink()
+    else:
+        copy(run).push(ended=False)
+    path = run / "mirrors" / "hub.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if case == "failed before":
+        path.write_text(json.dumps({**before, "tries": 2, "error": "no route"}))
+    if case == "pruned meanwhile":
+        add_checkpoint(run, 200, best=True)
+        monkeypatch.setattr(HubCopy, "_write_card", lambda *_: shutil.rmtree(run / "checkpoints/step-000000200"))
+        monkeypatch.setattr(HubCopy, "_commit", gone)
+    began = time.time()
+    copy(run).push(ended=False)
+    assert path.exists() == (case != "no checkpoint")
+    assert not path.exists() or json.loads(path.read_text())["time"] < began
+    if case == "pruned meanwhile":
+        add_checkpoint(run, 200, best=True)
+    copy(run).follow(lambda: False)
+    record = json.loads(path.read_text())
+    assert record["time"] >= began
+    assert (record["tries"], record["error"]) == (0, None)
+    assert record["checkpoint"] == before.get("checkpoint")
+    assert server.commits == (case != "no checkpoint")
+
+
+def gone(*_):
+    raise CheckpointError("step-000000200: weights are gone")
+
+
 def test_without_an_evaluation_the_newest_arrives_at_the_end(server, run):
     (run / "best.json").unlink()
     add_checkpoint(run, 200)
@@ -173,8 +209,9 @@ def test_a_model_whose_card_fails_arrives_without_it_and_that_is_on_record(serve
                               "please report this"
     assert (record["checkpoint"], record["tries"]) == ("step-000000100", 0)
     assert said[-1] == record["error"]
-    copy(run, said, card).push(ended=False)
+    copy(run, said, card).push(ended=True)
     assert server.commits == 1
+    assert json.loads((run / "mirrors/hub.json").read_text())["error"] == record["error"]
 
 
 def test_a_hub_that_refuses_the_upload_is_not_taken_for_one_that_refuses_the_card(server, run, monkeypatch):

@@ -47,7 +47,7 @@ class HubRecord:
     """Failures in a row."""
     error: str | None = None
     time: float = 0.0
-    """Unix time of the last commit."""
+    """Unix time of the last commit, or of the look after the run's end that found nothing to do."""
 
 
 class HubCopy:
@@ -78,6 +78,7 @@ class HubCopy:
         """
         checkpoint = self._chosen(ended)
         if checkpoint is None or self._is_there(checkpoint):
+            self._note_nothing_to_do(ended)
             return
         try:
             with self._laid_out(checkpoint) as folder:
@@ -85,6 +86,7 @@ class HubCopy:
                 wrong = self._write_card(folder, checkpoint)
                 wrong = self._commit(folder, checkpoint.name) or wrong
         except CheckpointError:  # pruned meanwhile
+            self._note_nothing_to_do(ended)
             return
         self._note(checkpoint=checkpoint.name, self_hash=own, tries=0, error=wrong, time=time.time())
         self._report(f"{checkpoint.name} is the model of {self.repository} on the hub now")
@@ -169,6 +171,11 @@ class HubCopy:
             self._report(sentence)
         self._note(tries=self._record.tries + 1, error=sentence)
         return sentence
+
+    def _note_nothing_to_do(self, ended: bool) -> None:
+        """After the run's end it is on record: whoever may end the machine then waits for that."""
+        if ended:
+            self._note(tries=0, error=None if self._record.tries else self._record.error, time=time.time())
 
     def _note(self, **changes: Any) -> None:
         self._record = replace(self._record, **changes)

@@ -6,6 +6,7 @@ from auricle.remote.machine.budget import (
     GRACE_SECONDS,
     HUNG_SECONDS,
     OVERRUN,
+    Copied,
     Move,
     Seen,
     decide,
@@ -21,10 +22,13 @@ POWER = {"can_stop": True, "can_release": True}
 limits = st.builds(Budget, price_per_hour=st.sampled_from([None, 0.5, 2.0]), max_cost=st.sampled_from([None, 5.0]),
                    max_hours=st.sampled_from([None, 8.0]), idle_minutes=st.sampled_from([None, 30.0]),
                    on_limit=st.sampled_from(["stop", "release", "keep"]))
+others = st.builds(Copied, run=st.just("other"), has_mirror=st.booleans(), is_safe=st.booleans(),
+                   is_complete=st.booleans())
 sights = st.builds(Seen, hours=st.floats(0, 30), idle_minutes=st.none() | st.floats(0, 100), trains=st.booleans(),
                    others_train=st.booleans(), asked_seconds=st.none() | st.floats(0, 600),
                    silent_seconds=st.floats(0, 600), has_mirror=st.booleans(), is_safe=st.booleans(),
-                   is_complete=st.booleans(), can_stop=st.booleans(), can_release=st.booleans())
+                   is_complete=st.booleans(), can_stop=st.booleans(), can_release=st.booleans(),
+                   others=st.lists(others, max_size=2).map(tuple))
 ENDINGS = (Move.STOP, Move.RELEASE)
 
 
@@ -44,8 +48,9 @@ def test_a_disk_is_deleted_only_on_request_and_when_all_of_it_is_elsewhere(budge
     if decide(budget, seen, LIMIT).move is Move.RELEASE:
         assert budget.on_limit == "release"
         assert seen.can_release
-        assert seen.is_safe
-        assert seen.is_complete or not seen.has_mirror
+        for run in (seen, *seen.others):
+            assert run.is_safe
+            assert run.is_complete or not run.has_mirror
 
 
 @given(limits, sights)
@@ -57,7 +62,7 @@ def test_a_machine_that_should_be_kept_is(budget, seen):
 @given(limits, sights)
 def test_it_is_stopped_before_the_mirror_is_there_at_the_overrun_alone(budget, seen):
     decision = decide(budget, seen, LIMIT)
-    if decision.move is Move.STOP and seen.has_mirror and not seen.is_safe:
+    if decision.move is Move.STOP and any(run.has_mirror and not run.is_safe for run in (seen, *seen.others)):
         assert budget.price_per_hour * seen.hours >= OVERRUN * budget.max_cost
         assert decision.alarm
 
@@ -148,6 +153,18 @@ def test_a_run_is_asked_once_and_then_killed(asked, silent, move):
     ("release", {"is_safe": False}, Move.STOP, "on this machine alone"),
     ("release", {"is_safe": False, "can_stop": False}, Move.LEAVE, "on this machine alone"),
     ("release", {"can_release": False}, Move.STOP, "cannot release itself"),
+    ("stop", {"others": (Copied(run="b", has_mirror=True, is_safe=False),)}, Move.WAIT,
+     "no mirror holds the newest checkpoint of the run 'b' yet"),
+    ("stop", {"others": (Copied(run="b", has_mirror=True, is_complete=False),)}, Move.STOP, ""),
+    ("stop", {"others": (Copied(run="b", is_safe=False),)}, Move.STOP, ""),
+    ("release", {"others": (Copied(run="b", has_mirror=True, is_complete=False),)}, Move.WAIT,
+     "no mirror holds all of the run 'b' yet"),
+    ("release", {"others": (Copied(run="b", is_safe=False),)}, Move.STOP,
+     "the newest checkpoint of the run 'b' is on this machine alone"),
+    ("release", {"others": (Copied(run="b", is_safe=False),), "can_stop": False}, Move.LEAVE, "run 'b' is on this"),
+    ("release", {"has_mirror": True, "is_complete": False, "others": (Copied(run="b", is_safe=False),)}, Move.STOP,
+     "run 'b' is on this machine alone"),  # what is stopped keeps the logs
+    ("release", {"has_mirror": True, "others": (Copied(run="b", has_mirror=True), Copied(run="c"))}, Move.RELEASE, ""),
     ("keep", {}, Move.LEAVE, ""),
     ("stop", {"others_train": True}, Move.WAIT, "another run trains"),
 ])

@@ -15,16 +15,18 @@ from auricle.remote.machine import processes
 from auricle.remote.machine.budget import GRACE_SECONDS, HUNG_SECONDS
 from auricle.remote.machine.ender import LINGERS_SECONDS
 from auricle.remote.machine.guard import Guard
-from auricle.remote.machine.job import Budget, Exit, Runner, State, Stop
+from auricle.remote.machine.job import Budget, Exit, Runner, State, Stop, folder_of
 from auricle.remote.machine.meter import Clocks, Memory
 from auricle.remote.providers import Inside, ProviderError
 from auricle.remote.renting.inside import Power
 from auricle.store import steps
 from auricle.store.directory import self_hash
+from auricle.store.mirror import record_path
 from auricle.store.run_lock import boot_id
 from tests.mirrored import add_checkpoint, make_run
 from tests.remote.machine import trainers
 
+FAR = "/far"
 HOUR = 3600.0
 TICK = 2.0
 
@@ -56,13 +58,14 @@ class World:
                            self.provider) if power else None
         self.job = trainers.job(project, mirror=project / "mirror" if mirror else None, budget=budget)
         self.folder = trainers.written(project, self.job)
-        self.run_folder = make_run(project / self.job.run_folder)
+        self.run_folder = make_run(project / self.job.run_folder, mirror={"targets": [FAR] if mirror else []})
         self.trains, self.others, self.asked, self.killed, self.pushers, self.step = True, False, 0, 0, 0, 0
-        self.boots = 0
+        self.boots, self.runners_killed, self.has_runner = 0, 0, False
         self.dies = True
         """When it is asked to."""
         self.reports: list[str] = []
-        for name in ("trains", "ask_run_to_end", "kill_trainer"):
+        self.pushed: list[Path] = []
+        for name in ("trains", "ask_run_to_end", "kill_trainer", "kill_runner"):
             monkeypatch.setattr(processes, name, getattr(self, f"_{name}"))
         monkeypatch.setattr(guard_module, "start_pusher", self._start_pusher)
         monkeypatch.setattr(guard_module, "start_boot", self._start_boot)
@@ -85,10 +88,17 @@ class World:
 
     def _kill_trainer(self, project, folder, job) -> None:
         self.killed += 1
-        self.end(-9)
+        if not self.has_runner:
+            self.end(-9)
+
+    def _kill_runner(self, folder) -> bool:
+        self.runners_killed += 1
+        self.trains = False
+        return True
 
     def _start_pusher(self, run_folder) -> None:
         self.pushers += 1
+        self.pushed.append(run_folder)
 
     def _start_boot(self, project, folder) -> None:
         self.boots += 1
@@ -109,12 +119,33 @@ class World:
     def save(self) -> None:
         add_checkpoint(self.run_folder, self.step)
 
-    def mirror(self, **changes) -> None:
+    def mirror(self, *, target: str = FAR, run_folder: Path | None = None, **changes) -> None:
         """A mirror holds all that is here."""
-        verified = {path.name: self_hash(path) for path in steps.all_steps(self.run_folder)}
-        record = {"target": "/far", "verified": verified, "pending": [], "tries": 0, "error": None, "time": self.wall}
+        run_folder = run_folder or self.run_folder
+        verified = {path.name: self_hash(path) for path in steps.all_steps(run_folder)}
+        record = {"target": target, "verified": verified, "pending": [], "tries": 0, "error": None, "time": self.wall}
+        (run_folder / "mirrors").mkdir(exist_ok=True)
+        record_path(run_folder, target).write_text(json.dumps({**record, **changes}))
+
+    def configure(self, targets: list[str], **training) -> None:
+        config = {"mirror": {"targets": targets}, "training": training}
+        (self.run_folder / "config.yaml").write_text(json.dumps(config))
+
+    def add_run(self, name: str, *, mirror: bool) -> Path:
+        """Another run of the project, which trains where `others` is true. → its run folder"""
+        job = trainers.job(self.project, run=name, mirror=self.project / "mirror" if mirror else None)
+        trainers.written(self.project, job)
+        return make_run(self.project / job.run_folder, mirror={"targets": [FAR] if mirror else []})
+
+    def end_run(self, name: str) -> None:
+        Exit(code=0, reason="", time=self.wall).write(folder_of(self.project, name) / "exit.json")
+
+    def hub(self, **changes) -> None:
+        """It has the best model."""
+        record = {"repository": "me/speech", "checkpoint": "step-000000001", "self_hash": "x", "tries": 0,
+                  "error": None, "time": self.wall}
         (self.run_folder / "mirrors").mkdir(exist_ok=True)
-        (self.run_folder / "mirrors" / "far.json").write_text(json.dumps({**record, **changes}))
+        (self.run_folder / "mirrors" / "hub.json").write_text(json.dumps({**record, **changes}))
 
     def pass_time(self, seconds: float) -> None:
         self.wall += seconds
@@ -233,7 +264,7 @@ def test_a_guard_that_was_killed_while_it_asked_the_provider_asks_again_later(wo
     with pytest.raises(KeyboardInterrupt):
         here.tick(3)
     monkeypatch.undo()
-    for name in ("trains", "ask_run_to_end", "kill_trainer"):
+    for name in ("trains", "ask_run_to_end", "kill_trainer", "kill_runner"):
         monkeypatch.setattr(processes, name, getattr(here, f"_{name}"))
     here.guard = here.new_guard()
     here.tick()
@@ -292,6 +323,39 @@ def test_with_a_full_disk_a_limit_is_enforced_all_the_same(world, monkeypatch):
         with contextlib.suppress(OSError):
             here.tick()
     assert (here.asked, here.killed) == (1, 1)
+    assert (here.folder / "stop.json").exists()  # empty, and nobody starts the run again
+
+
+def test_a_runner_that_something_holds_is_killed_after_its_trainer_and_the_machine_ends(world):
+    here = world()
+    here.train()
+    here.tick()
+    here.dies, here.has_runner = False, True
+    here.pass_time(2 * HOUR)
+    here.tick(int((HUNG_SECONDS + guard_module.RUNNER_SECONDS) / TICK))
+    assert here.killed > 10
+    assert here.runners_killed == 0
+    here.tick(3)
+    assert here.runners_killed == 1
+    end = Exit.read(here.folder / "exit.json")
+    assert (end.code, here.state.phase) == (75, "ended")
+    assert "max_cost 4 is reached" in end.reason
+    assert here.provider.released == [True]
+
+
+def test_a_runner_whose_trainer_gives_a_sign_of_life_gets_its_time_anew(world):
+    here = world()
+    here.train()
+    here.tick()
+    here.dies, here.has_runner = False, True
+    here.pass_time(2 * HOUR)
+    here.tick(int(HUNG_SECONDS / TICK) + 3)
+    assert here.killed > 0
+    for _ in range(20):
+        here.event("system")
+        here.tick()
+    here.tick(int(HUNG_SECONDS / TICK) + 3)
+    assert here.runners_killed == 0
 
 
 def test_a_machine_that_has_no_events_of_the_run_gets_all_of_the_time(world):
@@ -363,15 +427,27 @@ def test_of_two_mirrors_the_one_elsewhere_decides(world, own_is_first):
     here.save()
     here.pass_time(HOUR)
     here.tick(5)
-    for name in ("a.json", "b.json"):
-        here.mirror(own_disk=(name == "a.json") == own_is_first, **({} if (name == "a.json") == own_is_first
-                                                                    else {"verified": {}}))
-        (here.run_folder / "mirrors" / "far.json").rename(here.run_folder / "mirrors" / name)
+    own, far = ("/a", "/b") if own_is_first else ("/b", "/a")
+    here.configure([own, far])
+    here.mirror(target=own, own_disk=True)
+    here.mirror(target=far, verified={})
     here.tick(5)
     assert here.provider.released == []
-    here.mirror()
+    here.mirror(target=far)
     here.tick(5)
     assert here.provider.released == [False]
+
+
+def test_the_hub_is_no_mirror_elsewhere(world):
+    here = world(mirror=True, budget=Budget(max_hours=1.0, on_limit="stop"))
+    here.configure([FAR], hub_model_id="me/speech")
+    here.train()
+    here.pass_time(HOUR)
+    here.tick()
+    here.mirror(own_disk=True)
+    here.hub()
+    here.tick(3)
+    assert here.provider.released == [True]
 
 
 def test_a_disk_whose_newest_checkpoint_is_nowhere_else_is_not_deleted(world):
@@ -400,6 +476,144 @@ def test_an_idle_machine_is_stopped_when_all_is_mirrored(world):
     here.pass_time(60)
     here.tick(3)
     assert here.provider.released == [True]
+
+
+def ended_long_ago(here: World, *mirrors: dict) -> None:
+    """The run of this machine, a day after its end and after what its mirrors hold now."""
+    here.train()
+    here.save()
+    here.tick()
+    here.end(0)
+    here.pass_time(3)
+    for changes in mirrors:
+        here.mirror(**changes)
+    here.tick()
+    here.pass_time(24 * HOUR)
+    here.tick(3)
+
+
+@pytest.mark.parametrize("on_limit", ["stop", "release"])
+def test_a_record_of_a_target_that_is_none_any_more_keeps_no_machine(world, on_limit):
+    here = world(mirror=True, budget=Budget(idle_minutes=30.0, on_limit=on_limit))
+    ended_long_ago(here, {}, {"target": "/old", "verified": {}, "pending": ["step-000000001"], "error": "no route",
+                              "tries": 40, "time": 0.0})
+    assert here.provider.released == [on_limit == "stop"]
+    assert here.state.phase == "ended"
+    assert here.state.alarms == []
+
+
+FAILING = {"verified": {}, "pending": ["step-000000001"], "error": "no route", "tries": 40, "time": 0.0}
+
+
+def test_a_target_that_fails_keeps_no_machine_when_another_holds_all(world):
+    here = world(mirror=True, budget=Budget(idle_minutes=30.0))
+    here.configure([FAR, "/gone"])
+    ended_long_ago(here, {}, {"target": "/gone", **FAILING})
+    assert here.provider.released == [True]
+    assert here.state.phase == "saving elsewhere"  # it is tried for as long as there is time
+    assert "a mirror fails: no route" in here.messages()
+
+
+def test_with_a_target_that_fails_the_disk_is_not_deleted(world):
+    here = world(mirror=True, budget=Budget(idle_minutes=30.0, on_limit="release"))
+    here.configure([FAR, "/gone"])
+    ended_long_ago(here, {}, {"target": "/gone", **FAILING})
+    assert here.provider.released == []
+    assert "not released, and costs" in here.messages()
+
+
+def test_a_target_that_was_never_reached_is_waited_for(world):
+    here = world(mirror=True, budget=Budget(max_hours=1.0, on_limit="release"))
+    here.configure([FAR, "/gone"])
+    ended_long_ago(here, {})
+    assert here.provider.released == []
+
+
+@pytest.mark.parametrize(("changes", "released"), [
+    ({}, [False]),
+    ({"error": "there without its card", "tries": 0}, [False]),
+    ({"error": "401", "tries": 5}, []),
+])
+def test_the_hub_is_waited_for_where_a_disk_is_deleted(world, changes, released):
+    here = world(mirror=True, budget=Budget(idle_minutes=30.0, on_limit="release"))
+    here.configure([FAR], hub_model_id="me/speech")
+    here.train()
+    here.save()
+    here.tick()
+    here.end(0)
+    here.pass_time(3)
+    here.mirror()
+    here.hub(**changes)
+    here.pass_time(HOUR)
+    here.tick(3)
+    assert here.provider.released == released
+    assert here.state.phase == ("ended" if released else "saving elsewhere")
+
+
+def test_a_hub_that_fails_keeps_no_machine(world):
+    here = world(mirror=True, budget=Budget(idle_minutes=30.0))
+    here.configure([FAR], hub_model_id="me/speech")
+    here.hub(error="401", tries=5)
+    ended_long_ago(here, {})
+    assert here.provider.released == [True]
+
+
+def test_a_configuration_that_cannot_be_read_leaves_every_record_in_force(world):
+    here = world(mirror=True, budget=Budget(max_hours=1.0, on_limit="release"))
+    (here.run_folder / "config.yaml").write_text("mirror: {targets: [")
+    ended_long_ago(here, {}, {"target": "/old", **FAILING})
+    assert here.provider.released == []
+
+
+def test_what_another_run_saved_is_waited_for_before_the_disk_is_deleted(world):
+    here = world(mirror=True, budget=Budget(max_hours=2.0, on_limit="release"))
+    other = here.add_run("other", mirror=True)
+    here.others = True
+    here.train()
+    here.save()
+    here.end(0)
+    here.pass_time(3)
+    here.mirror()
+    here.pass_time(2 * HOUR)
+    here.tick(3)
+    add_checkpoint(other, 777)  # its own guard asked it to end: it saved, and did
+    here.others = False
+    here.end_run("other")
+    here.tick(3)
+    assert here.provider.released == []
+    assert any("no mirror holds all of the run 'other' yet" in alarm for alarm in here.state.alarms)
+    here.mirror(run_folder=other, time=0.0)
+    here.tick(3)
+    assert here.provider.released == []  # its last events
+    here.mirror(run_folder=other)
+    here.tick(3)
+    assert here.provider.released == [False]
+
+
+def test_what_another_run_saved_is_pushed_though_its_guard_is_dead(world):
+    here = world(budget=Budget(max_hours=1.0))
+    other = here.add_run("other", mirror=True)
+    add_checkpoint(other, 777)
+    here.end_run("other")
+    here.end(0)
+    here.pass_time(HOUR)
+    here.tick(5)
+    assert here.pushed == []  # its own guard may live
+    here.tick(25)
+    assert here.pushed == [other]
+    assert here.provider.released == []
+    here.mirror(run_folder=other)
+    here.tick(3)
+    assert here.provider.released == [True]
+
+
+def test_the_only_checkpoint_of_another_run_turns_a_release_into_a_stop(world):
+    here = world(mirror=True, budget=Budget(idle_minutes=30.0, on_limit="release"))
+    add_checkpoint(here.add_run("other", mirror=False), 500)
+    here.end_run("other")
+    ended_long_ago(here, {})
+    assert here.provider.released == [True]
+    assert "the newest checkpoint of the run 'other' is on this machine alone" in here.messages()
 
 
 def test_another_run_ends_idleness(world):
@@ -646,3 +860,25 @@ def test_a_cost_without_a_price_is_told_of(world):
     here.tick()
     assert "max_cost is not enforced" in here.messages()
     assert here.state.cost is None
+
+
+def test_a_guard_whose_log_is_on_a_full_disk_goes_on(world, monkeypatch):
+    here = world(budget=Budget())
+    here.end(0)
+    looks = []
+
+    def look(self) -> bool:
+        looks.append(True)
+        if len(looks) == 1:
+            raise OSError(28, "No space left on device")
+        return len(looks) < 3
+
+    def full(sentence: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Guard, "look", look)
+    for name in ("_survive", "_bury"):
+        monkeypatch.setattr(guard_module, name, lambda: None)
+    monkeypatch.setattr(guard_module, "HEARTBEAT_SECONDS", 0.0)
+    guard_module.guard(here.project, here.folder, report=full)
+    assert len(looks) == 3

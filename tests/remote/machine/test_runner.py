@@ -1,5 +1,6 @@
 """The runner with small trainers, in a process of its own."""
 
+import contextlib
 import json
 import os
 import pty
@@ -165,6 +166,15 @@ def test_a_wish_that_was_written_down_is_enough(run):
     assert "max_cost 5 is reached" in end.reason
 
 
+def test_a_wish_of_which_a_full_disk_took_the_name_alone_is_enough(run, tmp_path):
+    folder = tmp_path / ".auricle" / "runs" / "run"
+    folder.mkdir(parents=True)
+    (folder / "stop.json").touch()
+    end = run().end()
+    assert end.code == 75
+    assert "asked by stop.json" in end.reason
+
+
 def test_ctrl_c_in_its_terminal_saves_and_ends_it(run):
     ours, theirs = pty.openpty()
     shown = bytearray()
@@ -190,6 +200,29 @@ def test_ctrl_c_in_its_terminal_saves_and_ends_it(run):
     assert [event.values["reason"] for event in read(ran.run_folder / "events.jsonl") if event.kind == "end"] == \
         ["interrupted"]
     assert b"stopped (Ctrl-C in its terminal)" in shown
+
+
+def test_ctrl_s_in_its_terminal_freezes_nothing(run):
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    ran = run("pause=0.01", pipes={"stdin": theirs, "stdout": theirs, "stderr": theirs,
+                                   "preexec_fn": lambda: _take(theirs)})
+    os.close(theirs)
+
+    def shows(step: int) -> bool:
+        with contextlib.suppress(OSError):
+            os.read(ours, 1 << 16)
+        return f"step {step}\n" in ran.console
+
+    wait_for(lambda: shows(6))
+    os.write(ours, b"\x13")
+    time.sleep(0.1)
+    reached = ran.console.count("\n")
+    wait_for(lambda: shows(reached + 50), 20.0)
+    ran.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: shows(1) and ran.process.poll() is not None, 20.0)
+    assert ran.end().code == 75
+    os.close(ours)
 
 
 def _take(terminal: int) -> None:

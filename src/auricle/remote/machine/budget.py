@@ -29,7 +29,21 @@ class Move(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class Copied:
+    """How far a run is elsewhere."""
+
+    run: str = ""
+    """The name of another run; empty for the guard's own."""
+    has_mirror: bool = False
+    """One that is not lost with this machine."""
+    is_safe: bool = True
+    """A mirror was verified to hold the newest checkpoint, or there is none …"""
+    is_complete: bool = True
+    """… and all else that belongs there, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen(Copied):
     """What the rules look at."""
 
     hours: float
@@ -44,11 +58,8 @@ class Seen:
     """Since the run was asked to end; None where it was not."""
     silent_seconds: float = 0.0
     """Since its newest event."""
-    has_mirror: bool = False
-    is_safe: bool = True
-    """A mirror was verified to hold the newest checkpoint, or there is none …"""
-    is_complete: bool = True
-    """… and all else that belongs there, too."""
+    others: tuple[Copied, ...] = ()
+    """Other runs whose disk this is, whether they train or not."""
     can_stop: bool = False
     """From inside this machine, keeping its disk …"""
     can_release: bool = False
@@ -124,27 +135,40 @@ def _stop(budget: Budget, seen: Seen) -> Decision:
     if not seen.can_stop:
         return Decision(Move.LEAVE, "this machine can be released with its disk and not stopped, and on_limit is stop: "
                                     "it goes on and costs. Release it when its run is elsewhere")
-    if not seen.has_mirror or seen.is_safe:
+    behind = next((run for run in (seen, *seen.others) if run.has_mirror and not run.is_safe), None)
+    if behind is None:
         return Decision(Move.STOP)
     return _overrun_stop(budget, seen) or Decision(
-        Move.WAIT, "no mirror holds the newest checkpoint yet: this machine goes on and costs until one does")
+        Move.WAIT, f"no mirror holds the newest checkpoint{_whose(behind)} yet: this machine goes on and costs until "
+                   "one does")
 
 
 def _release(budget: Budget, seen: Seen) -> Decision:
-    """A disk is never deleted while it alone holds the newest checkpoint."""
-    safe = seen.is_safe and (seen.is_complete or not seen.has_mirror)
-    if safe and seen.can_release:
-        return Decision(Move.RELEASE)
-    if safe:
-        return Decision(Move.STOP, "this machine cannot release itself; it is stopped, and its disk goes on costing")
-    if seen.has_mirror:
+    """A disk is never deleted while it alone holds the newest checkpoint of a run, be it another one's."""
+    runs = (seen, *seen.others)
+    alone = next((run for run in runs if not run.has_mirror and not run.is_safe), None)
+    behind = next((run for run in runs if run.has_mirror and not (run.is_safe and (run.is_complete or alone))), None)
+    if behind:
         return _overrun_stop(budget, seen) or Decision(
-            Move.WAIT, "no mirror holds all of the run yet: this machine is not released, and costs, until one does")
+            Move.WAIT, f"no mirror holds all of the run{_named(behind)} yet: this machine is not released, and costs, "
+                       "until one does")
+    if alone is None and seen.can_release:
+        return Decision(Move.RELEASE)
+    if alone is None:
+        return Decision(Move.STOP, "this machine cannot release itself; it is stopped, and its disk goes on costing")
+    only = f"the newest checkpoint{_whose(alone)} is on this machine alone (no mirror is elsewhere)"
     if seen.can_stop:
-        return Decision(Move.STOP, "the newest checkpoint is on this machine alone (no mirror is elsewhere): it is "
-                                   "stopped and not released, and its disk goes on costing")
-    return Decision(Move.LEAVE, "the newest checkpoint is on this machine alone (no mirror is elsewhere): it is not "
-                                "released, goes on and costs. Copy the run with `auricle remote pull`, then release it")
+        return Decision(Move.STOP, f"{only}: it is stopped and not released, and its disk goes on costing")
+    return Decision(Move.LEAVE, f"{only}: it is not released, goes on and costs. Copy the run with `auricle remote "
+                                "pull`, then release it")
+
+
+def _whose(run: Copied) -> str:
+    return f" of the run{_named(run)}" if run.run else ""
+
+
+def _named(run: Copied) -> str:
+    return f" '{run.run}'" if run.run else ""
 
 
 def _overrun_stop(budget: Budget, seen: Seen) -> Decision | None:

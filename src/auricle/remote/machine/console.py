@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import termios
 from pathlib import Path
 
 LARGEST_BYTES = 50_000_000
@@ -13,6 +14,8 @@ class Console:
     def __init__(self, path: Path, terminal: int | None, largest: int = LARGEST_BYTES) -> None:
         self.path, self._terminal, self._largest = path, terminal, largest
         self._file: int | None = None
+        if terminal is not None and os.isatty(terminal):
+            _keep_ctrl_s_from_freezing(terminal)
 
     def write(self, printed: bytes) -> None:
         if self._terminal is not None:
@@ -36,6 +39,14 @@ class Console:
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
+
+
+def _keep_ctrl_s_from_freezing(terminal: int) -> None:
+    """Whoever stops the output of a terminal stops who writes to it: here that is who must end the run at a limit."""
+    with contextlib.suppress(termios.error):
+        mode = termios.tcgetattr(terminal)
+        mode[0] &= ~termios.IXON
+        termios.tcsetattr(terminal, termios.TCSANOW, mode)
 
 
 def _write_all(descriptor: int, printed: bytes) -> None:

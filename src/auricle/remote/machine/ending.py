@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import psutil
 from auricle.core.errors import RunFolderError, UsageError, nearest
 from auricle.core.events import Newest
 from auricle.remote.machine import launch, views
-from auricle.remote.machine.job import EXIT, JOB, STOP, Exit, Job, Stop, folder_of
-from auricle.remote.machine.processes import ask_run_to_end, jobs, runner_of, trains
+from auricle.remote.machine.job import EXIT, JOB, STOP, Exit, Job, Runner, Stop, folder_of
+from auricle.remote.machine.processes import ask_run_to_end, jobs, runner_of, secrets_of, trains
 from auricle.remote.machine.starting import comes_true
 
 SAVING_SECONDS = 90.0
 """While `start` waits for its answer."""
+TRAINER_SECONDS = 10.0
+"""A runner is without a trainer for less than this."""
 STOPPED = 75
 """As the trainer says it: the same command goes on."""
 
@@ -36,7 +39,7 @@ def stop(project: Path, run: str, *, reason: str, seconds: float) -> dict[str, A
     """
     folder, job = find(project, run)
     if trains(project, folder, job) and not (folder / STOP).exists():
-        Stop(reason=reason, time=time.time()).write(folder / STOP)
+        Stop(reason=reason, time=time.time()).leave(folder / STOP)
     _end(project, folder, job, seconds)
     return _stands(project, folder, job)
 
@@ -59,8 +62,8 @@ def _stands(project: Path, folder: Path, job: Job) -> dict[str, Any]:
 def reconnect(project: Path, run: str, secrets: Mapping[str, str], seconds: float) -> str:
     """Hands secrets to a run that a restart of the machine left without: it saves, ends, and goes on with them.
 
-    → what was done, as a sentence. Raises UsageError where there is no such run, or a secret that it needs is not
-    given, RunFolderError where it does not end.
+    Those that it has stay. → what was done, as a sentence. Raises UsageError where there is no such run, or a secret
+    that it needs is not given, RunFolderError where it does not end.
     """
     folder, job = find(project, run)
     runner = runner_of(folder)
@@ -71,19 +74,39 @@ def reconnect(project: Path, run: str, secrets: Mapping[str, str], seconds: floa
         return f"run '{run}' has its secrets already"
     if missing := sorted(lacks - set(secrets)):
         raise UsageError(f"run '{run}': lacks {', '.join(missing)}, which is not set on your side either")
-    _restart(project, folder, job, secrets, seconds)
+    _restart(project, folder, job, {**_held(folder, runner), **secrets}, seconds)
     return f"run '{run}' goes on with {', '.join(sorted(lacks))}"
 
 
 def start(project: Path, job: Job, secrets: Mapping[str, str]) -> dict[str, Any]:
-    """Starts a job, as `launch` does and with its errors; a run that goes on without secrets which are given now gets
-    them, as by `reconnect`. → what `start` is told"""
+    """Starts a job, as `launch` does and with its errors; a run that goes on without secrets which are given now is
+    ended, and the job started with them, as by `reconnect`. → what `start` is told"""
     folder = folder_of(project, job.run)
     runner, known = runner_of(folder), Job.read(folder / JOB)
     lacks = set(known.secrets) - set(runner.secrets) if runner and known else set()
-    if known and lacks and lacks <= set(secrets):
-        return _restart(project, folder, known, secrets, SAVING_SECONDS)
+    if runner and known and lacks and lacks <= set(secrets):
+        launch.refuse_spent(project, job)
+        secrets = {**_held(folder, runner), **secrets}
+        launch.refuse_written_down(job, secrets)
+        job = replace(job, secrets=sorted(secrets), created=known.created)
+        return _restart(project, folder, job, secrets, SAVING_SECONDS)
     return launch.launch(project, job, secrets)
+
+
+def _held(folder: Path, runner: Runner) -> dict[str, str]:
+    """The secrets of a runner. Raises RunFolderError where it does not show all: it would go on without them."""
+    found: dict[str, str] = {}
+
+    def shows_all() -> bool:
+        nonlocal found
+        found = secrets_of(runner_of(folder) or runner)
+        return found.keys() >= set(runner.secrets)
+
+    if not comes_true(shows_all, seconds=TRAINER_SECONDS):
+        raise RunFolderError(f"run '{folder.name}': has no trainer of which it could keep "
+                             f"{', '.join(sorted(set(runner.secrets) - found.keys()))}; try again, or end it with "
+                             "`auricle remote stop` and start it anew")
+    return found
 
 
 def _restart(project: Path, folder: Path, job: Job, secrets: Mapping[str, str], seconds: float) -> dict[str, Any]:

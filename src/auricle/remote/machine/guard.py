@@ -1,7 +1,7 @@
 """Watches over a run and its machine: the heartbeat, the budget, the mirror. It outlives the trainer and the login.
 
     every 2 s: look ─► rules (budget.py) ─► act ─► state.json
-                                             ├─ stop.json, SIGTERM; later SIGKILL
+                                             ├─ stop.json, SIGTERM; later SIGKILL, of the runner too
                                              ├─ the mirror's process, where none runs
                                              └─ the provider: stop or release this machine, once
 
@@ -10,7 +10,7 @@ What must not be forgotten when the guard itself is killed is in guard.json.
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from auricle.core.errors import AuricleError
 from auricle.remote.machine import budget as rules
 from auricle.remote.machine import concerns, processes, views
 from auricle.remote.machine.alarms import Alarms
-from auricle.remote.machine.budget import Move, Seen
+from auricle.remote.machine.budget import Copied, Move, Seen
 from auricle.remote.machine.ender import Ender
 from auricle.remote.machine.job import (
     EXIT,
@@ -36,7 +36,7 @@ from auricle.remote.machine.job import (
     State,
     Stop,
 )
-from auricle.remote.machine.journal import Journal
+from auricle.remote.machine.journal import Journal, quiet
 from auricle.remote.machine.meter import Clocks, Meter, Notebook, hours_so_far, remembered, up_seconds
 from auricle.remote.machine.starting import start_boot
 from auricle.remote.renting.inside import Power
@@ -48,6 +48,8 @@ LOST_SECONDS = 20.0
 """A run that has no process for so long, and no end, was lost: it is started again …"""
 MOST_REVIVALS = 3
 """… so often."""
+RUNNER_SECONDS = 30.0
+"""A runner that has not ended so long after its trainer was killed is killed too."""
 EVENT_SECONDS = 60.0
 PUSHER_SECONDS = 30.0
 IDLE_PERCENT = 5.0
@@ -75,14 +77,18 @@ class Guard:
         began = self.clocks.steady()
         self._trained_at = self._alive_at = self._fed_at = began
         self._asked_at: float | None = None
+        self._killing_since: float | None = None
+        self._others_fed_at: dict[Path, float] = {}
         self._told_at = self._pushed_at = float("-inf")
 
     def look(self) -> bool:
         """One heartbeat. → whether there is still something to watch over"""
-        mirror, silent = views.mirrored(self.run_folder, self._ended_at()), self._growth.look()
+        mirror, silent = views.mirrored(self.run_folder, self._ended_at(self.folder)), self._growth.look()
         gpu, vram = self._gpus.look()
         seen = self._seen(mirror, silent, gpu)
         self._judge(seen)
+        if self._limit:
+            seen = replace(seen, others=tuple(self._others()))
         decision = rules.decide(self.budget, seen, self._limit)
         self._act(decision.move)
         self._keep_mirroring(mirror, seen)
@@ -102,7 +108,7 @@ class Guard:
             self._alive_at = now
         asked_at = self._asked_at or (now if (self.folder / STOP).exists() else None)
         self._asked_at = asked_at if trains else None
-        if trains or others or (gpu or 0.0) >= IDLE_PERCENT or not self._is_mirrored(mirror):
+        if trains or others or (gpu or 0.0) >= IDLE_PERCENT or not self._is_copied(mirror):
             self._trained_at = now
         return Seen(
             hours=self.meter.hours, idle_minutes=(now - self._trained_at) / 60, trains=trains, others_train=others,
@@ -114,9 +120,25 @@ class Guard:
         safe = mirror.is_safe or not mirror.is_elsewhere
         return not self.job.has_mirror or (safe and mirror.is_complete)
 
-    def _ended_at(self) -> float:
-        end = Exit.read(self.folder / EXIT)
+    def _is_copied(self, mirror: views.Mirrored) -> bool:
+        """Enough to be idle: a target that fails, or is none of this run any more, must not keep a machine for ever."""
+        return not (self.job.has_mirror and mirror.is_elsewhere) or mirror.is_safe or mirror.has_copy
+
+    def _ended_at(self, folder: Path) -> float:
+        end = Exit.read(folder / EXIT)
         return min(end.time, self.clocks.wall()) if end else 0.0
+
+    def _others(self) -> Iterator[Copied]:
+        """The project's other runs, which lie on this disk too."""
+        for folder, job in processes.jobs(self.project):
+            if folder == self.folder:
+                continue
+            mirror = views.mirrored(self.project / job.run_folder, self._ended_at(folder))
+            other = Copied(run=job.run, has_mirror=job.has_mirror and mirror.is_elsewhere, is_safe=mirror.is_safe,
+                           is_complete=mirror.is_complete)
+            if other.has_mirror and not (other.is_safe and other.is_complete):
+                self._feed_other(folder, job)
+            yield other
 
     def _phase(self, mirror: views.Mirrored, seen: Seen) -> Phase:
         end = Exit.read(self.folder / EXIT)
@@ -151,14 +173,26 @@ class Guard:
     def _act(self, move: Move) -> None:
         if move is Move.ASK:
             self._asked_at = self.clocks.steady()
-            with contextlib.suppress(OSError):  # the disk may be full: being asked is enough
-                Stop(reason=self._limit, time=self.clocks.wall()).write(self.folder / STOP)
+            Stop(reason=self._limit, time=self.clocks.wall()).leave(self.folder / STOP)
             processes.ask_run_to_end(self.project, self.folder, self.job)
         elif move is Move.KILL:
-            processes.kill_trainer(self.project, self.folder, self.job)
+            self._kill()
         elif move in (Move.STOP, Move.RELEASE) and self.ender.is_due():
             self.journal.write("limit", self._step, message=f"{self._limit}: {move.value}")
             self.ender.end(keep_disk=move is Move.STOP)
+        if move is not Move.KILL:
+            self._killing_since = None
+
+    def _kill(self) -> None:
+        """The trainer; later the runner too, where something holds it, and its exit.json is written for it."""
+        now = self.clocks.steady()
+        self._killing_since = now if self._killing_since is None else self._killing_since
+        processes.kill_trainer(self.project, self.folder, self.job)
+        if now - self._killing_since >= RUNNER_SECONDS and processes.kill_runner(self.folder):
+            end = Exit(code=75, time=self.clocks.wall(),
+                       reason=f"killed with its runner, which hung ({self._limit}); the same start goes on")
+            with contextlib.suppress(OSError):
+                end.write(self.folder / EXIT)
 
     def _keep_mirroring(self, mirror: views.Mirrored, seen: Seen) -> None:
         """What waits goes over also when the trainer, which starts that process too, has died."""
@@ -169,6 +203,16 @@ class Guard:
         elif now - max(self._pushed_at, self._fed_at if seen.trains else 0.0) >= PUSHER_SECONDS:
             self._pushed_at = now
             start_pusher(self.run_folder)
+
+    def _feed_other(self, folder: Path, job: Job) -> None:
+        """What this machine waits for goes over also where that run's own guard is dead."""
+        now, run_folder = self.clocks.steady(), self.project / job.run_folder
+        if processes.trains(self.project, folder, job) or views.is_mirroring(run_folder):
+            self._others_fed_at[folder] = now
+        elif now - self._others_fed_at.setdefault(folder, now) >= PUSHER_SECONDS:
+            self._others_fed_at[folder] = now
+            with contextlib.suppress(OSError):
+                start_pusher(run_folder)
 
     def _revive(self, mirror: views.Mirrored, seen: Seen) -> None:
         """A run whose runner and trainer were killed goes on, as after a restart of the machine."""
@@ -216,7 +260,7 @@ class Guard:
 
 def guard(project: Path, folder: Path, *, report: Callable[[str], None]) -> None:
     """Watches until nothing is left to watch over. A failing disk is tried again at the next heartbeat."""
-    job = Job.read(folder / JOB)
+    job, report = Job.read(folder / JOB), quiet(report)
     held = processes.hold(folder / GUARD_LOCK)
     if job is None or held is None:
         report("nothing to watch over here, or another guard does")

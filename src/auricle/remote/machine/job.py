@@ -9,9 +9,12 @@
     console.log   what the run printed        guard.log   what the guard did
     guard.lock    held by the guard           launch.lock   held while starting
 
-Each JSON file is one line, replaced in one step, so that a shell can send it and a reader never sees half of it.
+Each JSON file is one line, replaced in one step, so that a shell can send it and a reader never sees half of it. On a
+full disk one that is there is written in place, and a stop.json that is not stays empty.
 """
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -25,6 +28,7 @@ RUNS = ".auricle/runs"
 JOB, RUNNER, EXIT, STOP, STATE = "job.json", "runner.json", "exit.json", "stop.json", "state.json"
 MEMORY = "guard.json"
 CONSOLE, GUARD_LOG, GUARD_LOCK, LAUNCH_LOCK = "console.log", "guard.log", "guard.lock", "launch.lock"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 HEARTBEAT_SECONDS = 2.0
 STALE_SECONDS = 20.0
 """A heartbeat older than this is of a guard that is dead."""
@@ -60,9 +64,30 @@ class Record:
 
     def write(self, path: Path) -> None:
         """In one step. Raises OSError."""
-        aside = path.with_name(f".{path.name}-{os.getpid()}")
-        aside.write_text(self.to_json() + "\n", encoding="utf-8")
-        aside.replace(path)
+        aside, line = path.with_name(f".{path.name}-{os.getpid()}"), f"{self.to_json()}\n".encode()
+        try:
+            aside.write_bytes(line)
+            aside.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            if error.errno not in FULL or not _write_in_place(path, line):
+                raise
+
+
+def _write_in_place(path: Path, line: bytes) -> bool:
+    """Into the blocks that a file has already; the rest of a longer one becomes blanks. → whether they were enough
+
+    Raises OSError.
+    """
+    if not path.is_file() or path.stat().st_blocks * 512 < len(line):
+        return False
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        line = line.ljust(os.fstat(file).st_size)
+        return os.pwrite(file, line, 0) == len(line)
+    finally:
+        os.close(file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +158,14 @@ class Stop(Record):
 
     reason: str
     time: float
+
+    def leave(self, path: Path) -> None:
+        """Writes it; a full disk may take an empty file at least, which says as much as nobody may pass over."""
+        try:
+            self.write(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.touch()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,15 @@ from auricle.core.events import EventLog
 from auricle.remote.machine.job import MACHINE_EVENTS
 
 
+def quiet(report: Callable[[str], None]) -> Callable[[str], None]:
+    """A report whose log is on a full disk stops nothing."""
+    def tell(sentence: str) -> None:
+        with contextlib.suppress(OSError):
+            report(sentence)
+
+    return tell
+
+
 class Journal:
     """Each event is also told in guard.log."""
 

@@ -1,4 +1,7 @@
-"""Starts a run on this machine: its guard first, then its runner. Of two starts at once exactly one wins."""
+"""Starts a run on this machine: its guard first, then its runner. Of two starts at once exactly one wins.
+
+A start that fails leaves the guard: the machine costs all the same.
+"""
 
 import contextlib
 import os
@@ -12,7 +15,19 @@ from typing import Any
 from auricle.core.errors import RunFolderError, UsageError
 from auricle.remote.machine import boot, budget, starting
 from auricle.remote.machine.handover import written_down
-from auricle.remote.machine.job import EXIT, GUARD_LOCK, JOB, LAUNCH_LOCK, MEMORY, RUNNER, STATE, STOP, Job, folder_of
+from auricle.remote.machine.job import (
+    EXIT,
+    GUARD_LOCK,
+    JOB,
+    LAUNCH_LOCK,
+    MEMORY,
+    RUNNER,
+    STATE,
+    STOP,
+    Exit,
+    Job,
+    folder_of,
+)
 from auricle.remote.machine.meter import Memory, hours_so_far, remembered, up_seconds
 from auricle.remote.machine.processes import hold, holder, runner_of
 from auricle.store import run_lock, steps
@@ -27,15 +42,18 @@ def launch(project: Path, job: Job, secrets: Mapping[str, str]) -> dict[str, Any
     run runs already or does not start.
     """
     secrets = {name: value for name in job.secrets if (value := os.environ.get(name))} | dict(secrets)
-    if name := written_down(job, secrets):
-        raise UsageError(f"run '{job.run}': the value of {name} is among its words or variables, which are written "
-                         "down; leave it out there, it is handed over by itself")
+    refuse_written_down(job, secrets)
     folder = folder_of(project, job.run)
     with _alone(folder, job):
         _refuse_running(project, folder, job)
-        _refuse_spent(project, job)
+        refuse_spent(project, job)
         job = replace(job, secrets=sorted(secrets), created=job.created or time.time())
-        return _start(project, folder, job, secrets)
+        try:
+            return _start(project, folder, job, secrets)
+        except (RunFolderError, OSError) as error:  # whoever typed it is told: nothing starts it again by itself
+            with contextlib.suppress(OSError):
+                Exit(code=1, reason=f"did not start: {error}", time=time.time()).write(folder / EXIT)
+            raise
 
 
 def again(project: Path, folder: Path, job: Job, secrets: Mapping[str, str]) -> dict[str, Any]:
@@ -53,22 +71,36 @@ def watch_again(project: Path, folder: Path, *, idle_only: bool) -> None:
 
 
 def _start(project: Path, folder: Path, job: Job, secrets: Mapping[str, str], *, revivals: int = 0) -> dict[str, Any]:
-    resumed = bool(steps.all_steps(project / job.run_folder))
     end_guard(folder)
+    try:
+        return _start_both(project, folder, job, secrets, revivals)
+    except (RunFolderError, OSError):
+        _guard_all_the_same(project, folder, secrets)
+        raise
+
+
+def _start_both(project: Path, folder: Path, job: Job, secrets: Mapping[str, str],
+                revivals: int) -> dict[str, Any]:
+    resumed = bool(steps.all_steps(project / job.run_folder))
     for name in (STOP, EXIT, STATE, RUNNER):
         (folder / name).unlink(missing_ok=True)
     _forget_limit(folder, revivals=revivals)
     job.write(folder / JOB)
     hook = boot.install(project)
     starting.wait_for_guard(folder, starting.start_guard(project, folder, secrets))
-    try:
-        session = starting.start_runner(project, folder, job, secrets)
-    except RunFolderError:
-        end_guard(folder)
-        raise
+    session = starting.start_runner(project, folder, job, secrets)
     runner = runner_of(folder)
     return {"run": job.run, "session": session, "pid": runner.pid if runner else None, "boot_hook": hook,
             "resumed": resumed}
+
+
+def _guard_all_the_same(project: Path, folder: Path, secrets: Mapping[str, str]) -> None:
+    """After a start that failed, if it was before its guard."""
+    if holder(folder / GUARD_LOCK) is not None or Job.read(folder / JOB) is None:
+        return
+    with contextlib.suppress(OSError):
+        guard = starting.start_guard(project, folder, secrets)
+        starting.comes_true(lambda: holder(folder / GUARD_LOCK) is not None, lambda: guard.poll() is None)
 
 
 @contextlib.contextmanager
@@ -98,7 +130,15 @@ def _refuse_running(project: Path, folder: Path, job: Job) -> None:
                              f"{run_lock.owner(project / job.run_folder) or 'another process'}; {then}")
 
 
-def _refuse_spent(project: Path, job: Job) -> None:
+def refuse_written_down(job: Job, secrets: Mapping[str, str]) -> None:
+    """Raises UsageError for a secret whose value is among what is written down."""
+    if name := written_down(job, secrets):
+        raise UsageError(f"run '{job.run}': the value of {name} is among its words or variables, which are written "
+                         "down; leave it out there, it is handed over by itself")
+
+
+def refuse_spent(project: Path, job: Job) -> None:
+    """Raises UsageError for a budget that is spent."""
     hours = hours_so_far(job.limits, remembered(project, job.limits), time.time(), up_seconds())
     if limit := budget.reached(job.limits, budget.Seen(hours=hours)):
         spent = budget.cost(job.limits, hours)
@@ -107,9 +147,10 @@ def _refuse_spent(project: Path, job: Job) -> None:
 
 
 def _forget_limit(folder: Path, **kept: Any) -> None:
-    """The hours stay, and `kept`."""
+    """The hours stay, and `kept`. A full disk keeps nobody from being watched over."""
     if memory := Memory.read(folder / MEMORY):
-        Memory(time=memory.time, hours=memory.hours, **kept).write(folder / MEMORY)
+        with contextlib.suppress(OSError):
+            Memory(time=memory.time, hours=memory.hours, **kept).write(folder / MEMORY)
 
 
 def end_guard(folder: Path) -> None:

@@ -67,6 +67,25 @@ def kill_trainer(project: Path, folder: Path, job: Job) -> None:
             os.killpg(group, signal.SIGKILL)
 
 
+def kill_runner(folder: Path) -> bool:
+    """Ends a runner that does not end though its trainer is dead. → whether there was one"""
+    runner = runner_of(folder)
+    if runner is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(runner.pid, signal.SIGKILL)
+    return True
+
+
+def secrets_of(runner: Runner) -> dict[str, str]:
+    """Those that a runner holds, as its trainer has them; none where no trainer lives at the moment."""
+    try:
+        there = psutil.Process(runner.trainer).environ() if runner.trainer else {}
+    except psutil.Error:
+        return {}
+    return {name: there[name] for name in runner.secrets if name in there}
+
+
 def _groups(leader: int) -> set[int]:
     """Process groups of a trainer: its own, and those of its ranks."""
     try:
@@ -77,17 +96,19 @@ def _groups(leader: int) -> set[int]:
 
 
 def hold(path: Path) -> IO[str] | None:
-    """Takes a lock file for this process, and writes its number into it; None where another process has it."""
-    file = path.open("a+", encoding="ascii")
+    """Takes a lock file for this process, and writes its number into it; None where another process has it.
+
+    The number is as long as the one before, so that a full disk takes it; a new file stays without one there.
+    """
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+", encoding="ascii")
     for _ in range(TRIES):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             time.sleep(SECONDS_BETWEEN)
             continue
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):
+            os.pwrite(file.fileno(), f"{os.getpid():<15}\n".encode("ascii"), 0)
         return file
     file.close()
     return None

@@ -146,8 +146,7 @@ class Supervisor:
             trainer.send_signal(signal.SIGTERM)
         self._asked.append(number)
         if number == signal.SIGINT and not (self.folder / STOP).exists():
-            with contextlib.suppress(OSError):
-                Stop(reason="Ctrl-C in its terminal", time=time.time()).write(self.folder / STOP)
+            Stop(reason="Ctrl-C in its terminal", time=time.time()).leave(self.folder / STOP)
 
     def _was_asked(self) -> bool:
         """Also by what came while no trainer ran."""
@@ -169,7 +168,8 @@ class Supervisor:
             return f"done, {self._step()} steps"
         if self._was_asked() and code in ENDED_BY_REQUEST:
             stop = Stop.read(self.folder / STOP)
-            by = stop.reason if stop else f"asked by {signal.Signals(self._asked[0]).name}"
+            asked = signal.Signals(self._asked[0]).name if self._asked else STOP
+            by = stop.reason if stop else f"asked by {asked}"
             return f"stopped ({by}) at step {self._step()}; the same start goes on"
         told = self._events["end"]
         message = told.values.get("message") if told and told.time >= began else None

@@ -51,26 +51,32 @@ def start_boot(project: Path, folder: Path) -> None:
 def start_runner(project: Path, folder: Path, job: Job, secrets: Mapping[str, str]) -> str | None:
     """→ the name of its tmux server; None where it runs without tmux. Raises RunFolderError where it does not run."""
     session = session_of(project, job.run) if shutil.which("tmux") else None
+    process: subprocess.Popen[bytes] | None = None
 
     def start(address: str) -> None:
-        nonlocal session
+        nonlocal session, process
         command = _command("run", folder.name, address)
         if session and not _in_tmux(session, command, project, _environment(secrets)):
             session = None
         if not session:
-            subprocess.Popen(command, cwd=project, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL, start_new_session=True, env=_environment(secrets))
+            process = subprocess.Popen(command, cwd=project, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL, start_new_session=True, env=_environment(secrets))
 
     try:
         handover.give(secrets, start, ALIVE_SECONDS)
     except handover.NotTaken:
-        raise _dead(folder) from None
+        raise _dead(folder, session, process) from None
     if not comes_true(lambda: runner_of(folder) is not None):
-        raise _dead(folder)
+        raise _dead(folder, session, process)
     return session
 
 
-def _dead(folder: Path) -> RunFolderError:
+def _dead(folder: Path, session: str | None, process: "subprocess.Popen[bytes] | None") -> RunFolderError:
+    """Ends what was started: a runner that comes late would train though everybody was told that it does not."""
+    if session:
+        subprocess.run(["tmux", "-L", session, "kill-server"], check=False, capture_output=True)
+    if process:
+        process.terminate()
     return RunFolderError(f"run '{folder.name}': its runner did not start within {ALIVE_SECONDS:.0f} s; is the "
                           "machine's memory or disk full? The same command again tries again")
 

@@ -1,15 +1,18 @@
 """What a guard sees of its run and of the machine, from files alone: events, checkpoints, mirrors, disk and GPU."""
 
+import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from auricle.core.events import Event, Newest
 from auricle.remote.machine.processes import holder
-from auricle.store import steps
+from auricle.store import hub, mirror, steps
 
 FRESH_ERRORS = 3
 """A mirror that failed so often in a row is worth an alarm; once may be the network's mood."""
@@ -25,9 +28,11 @@ class Mirrored:
     safe_step: int | None
     """Of the newest one that some mirror elsewhere was verified to hold."""
     is_complete: bool
-    """Nothing waits and nothing failed since `since`."""
+    """At no target of the run, nor on the hub, anything waits or failed since `since`."""
     is_elsewhere: bool = True
-    """Not all mirrors that were reached so far lie on this machine's own disks."""
+    """Not all targets that were reached so far lie on this machine's own disks."""
+    has_copy: bool = False
+    """One target elsewhere holds all, whatever the others say."""
     failing: str = ""
     """What a target that fails again and again says."""
 
@@ -38,27 +43,53 @@ class Mirrored:
 
 def mirrored(run_folder: Path, since: float) -> Mirrored:
     """`since`: Unix time of the run's end; what a mirror last looked at before is not all."""
-    records = list(_records(run_folder))
+    targets, hubs = _records(run_folder)
+    elsewhere = [record for record in targets if not record.get("own_disk")]
     saved = [steps.step_of(path.name) for path in steps.all_steps(run_folder)]
     safe = [steps.step_of(name) for name in steps.verified_on_mirrors(run_folder, own_disk=False)]
     return Mirrored(
         saved_step=max(saved, default=None), safe_step=max(safe, default=None),
-        is_complete=all(not record.get("pending") and not record.get("error") and record.get("time", 0.0) >= since
-                        for record in records),
-        is_elsewhere=not records or any(not record.get("own_disk") for record in records),
-        failing=next((str(record["error"]) for record in records
+        is_complete=all(_is_done(record, since) for record in (*targets, *hubs)),
+        is_elsewhere=not targets or bool(elsewhere),
+        has_copy=any(record and _is_done(record, since) for record in elsewhere),
+        failing=next((str(record["error"]) for record in (*targets, *hubs)
                       if record.get("error") and record.get("tries", 0) >= FRESH_ERRORS), ""))
 
 
-def _records(run_folder: Path) -> Iterator[dict[str, Any]]:
-    """Of the targets, and of the hub."""
-    for path in sorted((run_folder / "mirrors").glob("*.json")):
-        try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict):
-            yield record
+def _is_done(record: dict[str, Any], since: float) -> bool:
+    """A model that is on the hub without its card has an error and no failed tries."""
+    return not record.get("pending") and not record.get("tries") and record.get("time", 0.0) >= since
+
+
+def _records(run_folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Of the targets that the run has now, and of its hub repository; empty ones where nothing was reached yet. Records
+    of earlier targets count where nobody can read which there are now."""
+    hub_path = hub.record_path(run_folder)
+    try:
+        path = run_folder / "config.yaml"
+        targets, has_hub = _settings(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        paths, has_hub = sorted({*(run_folder / "mirrors").glob("*.json")} - {hub_path}), hub_path.exists()
+    else:
+        paths = [mirror.record_path(run_folder, target) for target in targets]
+    return [_record(path) for path in paths], [_record(hub_path)] if has_hub else []
+
+
+@functools.lru_cache(maxsize=64)
+def _settings(config: Path, changed: int) -> tuple[list[str], bool]:  # noqa: ARG001
+    """The targets of a config.yaml, and whether it names a hub repository. `changed`: when it was, in nanoseconds."""
+    settings = yaml.safe_load(config.read_bytes()) or {}
+    targets = (settings.get("mirror") or {}).get("targets") or []
+    return [str(target) for target in targets], bool((settings.get("training") or {}).get("hub_model_id"))
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """One that cannot be read vouches for nothing."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def is_mirroring(run_folder: Path) -> bool:
