@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import json
 import logging
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -122,6 +124,8 @@ def test_machines_of_others_are_not_ours(account):
     row = account.server.pods[next(iter(account.server.pods))]
     row["name" if "name" in row else "label"] = "my own machine"
     assert account.provider.find() == []
+    assert [(machine.id, machine.run) for machine in account.provider.find(foreign=True)] == [(rented.id, "")]
+    assert account.provider.find("", foreign=True) != [] == account.provider.find("tiny", foreign=True)
     row["name" if "name" in row else "label"] = None if account.provider.name == "vast" else ""
     assert account.provider.find() == []
     assert rented.id in account.server.pods
@@ -132,6 +136,7 @@ def test_renting_twice_rents_once(account, run):
     first = account.rent(run)
     again = account.rent(run)
     assert again.id == first.id
+    assert (first.is_new, again.is_new) == (True, False)
     assert len(account.server.pods) == 1
     assert [machine.id for machine in account.provider.find(first.run)] == [first.id]
     assert account.rent("second").id != first.id
@@ -154,6 +159,7 @@ def test_a_renting_whose_answer_is_lost_rents_once(account):
     account.server.fail(account.kind.renting, ACCEPTED)
     rented = account.rent()
     assert [*account.server.pods] == [rented.id]
+    assert rented.is_new
     assert len(account.server.asked(account.kind.renting)) == 1
     assert account.rent().id == rented.id
 
@@ -165,6 +171,57 @@ def test_a_renting_that_may_have_failed_is_not_repeated_blindly(account, how):
         account.rent()
     assert len(account.server.asked(account.kind.renting)) == 1
     assert account.rent().id in account.server.pods
+
+
+@pytest.mark.parametrize("how", [400, 500])
+def test_a_renting_whose_answer_is_lost_where_nobody_can_be_asked_afterwards(account, monkeypatch, how):
+    buy = account.provider._buy
+
+    def bought_and_silent(*arguments):
+        account.server.fail(account.kind.listing, how, times=http.ATTEMPTS)
+        return buy(*arguments)
+
+    monkeypatch.setattr(account.provider, "_buy", bought_and_silent)
+    account.server.fail(account.kind.renting, ACCEPTED)
+    with pytest.raises(Lost, match="looks again before it rents"):
+        account.rent()
+    account.server.scripts.clear()
+    assert [account.rent().id] == [*account.server.pods]
+
+
+@pytest.mark.parametrize("body", [{}, {"success": True}, [], [1], "7", {"data": None}, {"id": "x"}])
+def test_an_answer_to_renting_that_cannot_be_read_may_have_rented(account, body):
+    account.server.fail(account.kind.renting, 200, body=json.dumps(body))
+    with pytest.raises(ProviderError) as raised:
+        account.rent()
+    assert type(raised.value) in (Lost, Taken)
+
+
+@pytest.mark.parametrize("body", [{}, {"pods": None, "instances": None, "data": None}, [], "7", {
+    "pods": [{"name": "auricle-tiny"}], "instances": [{"label": "auricle-tiny"}], "data": [{"name": "auricle-tiny"}]}])
+def test_an_answer_that_cannot_be_read_is_told(account, body):
+    account.server.fail(account.kind.listing, 200, body=json.dumps(body))
+    with pytest.raises(Lost, match="its answer has not the shape that is known here"):
+        account.provider.find()
+    account.server.fail("", 200, times=4, body=json.dumps(body))
+    with pytest.raises(ProviderError):
+        account.provider.offers(A100)
+
+
+def test_machines_of_others_that_cannot_be_read_hide_none_of_ours(account):
+    rented = account.rent()
+    account.server.pods["99"] = {**account.server.pods[rented.id], "id": 99, "name": "mine", "label": "mine",
+                                 "createdAt": None, "dph_total": "?", "instance_type": 0}
+    assert [machine.id for machine in account.provider.find()] == [rented.id]
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "ftp://me:secret@127.0.0.1:9", "http://127.0.0.1:port"])
+def test_a_proxy_that_cannot_be_used_is_told(account, monkeypatch, proxy):
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ProviderError, match="the proxy of this environment cannot be used") as raised:
+        account.provider.find()
+    assert "secret" not in str(raised.value)
 
 
 def test_a_renting_that_was_refused_for_its_rate_is_repeated(account):

@@ -111,6 +111,31 @@ def test_a_host_key_that_changed_is_refused_and_the_pin_stays(way, tmp_path):
     assert connection._known_hosts.read_text() == changed
 
 
+@pytest.mark.parametrize("where", ["the project's", "the user's own"])
+@pytest.mark.parametrize("whose", ["the machine's", "a jump's"])
+def test_what_is_said_to_forget_a_host_key_does_so(machines, tmp_path, monkeypatch, where, whose):
+    vps, pod = machines
+    use(monkeypatch, vps)
+    if whose == "a jump's":
+        monkeypatch.setenv(MULTIPLEX, "no")  # what a jump says is heard without a connection that stays
+    home = tmp_path / "it's me"
+    (home / ".ssh").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    project = Project(tmp_path / "my project")
+    project.root.mkdir()
+    file = project.known_hosts if where == "the project's" else home / ".ssh" / "known_hosts"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
+    old = pod if whose == "the machine's" else vps
+    file.write_text(f"[{old.server.address}]:{old.server.port} {(tmp_path / 'other.pub').read_text()}")
+    connection = Connection(replace(pod.target, jump=vps.target), project)
+    with pytest.raises(Refused, match="host key is not the one that was pinned") as raised:
+        connection.run("true")
+    command = str(raised.value).partition("forget the old one: ")[2]
+    subprocess.run(command, shell=True, cwd=project.root, check=True, capture_output=True)
+    assert connection.check("echo in") == "in\n"
+    connection.close()
+
+
 def test_a_key_that_is_not_known_there_is_refused(machines, tmp_path, monkeypatch):
     with host(tmp_path / "stranger") as stranger:
         config = tmp_path / "config"

@@ -39,6 +39,9 @@ VANISHED = 24
 BROKEN_OFF = (10, 12, 30, 35, FAILED)
 """rsync's and ssh's exit codes of a transfer that was cut: a broken pipe, the protocol's end, time-outs, ssh itself."""
 MULTIPLEX_FAILED = re.compile(r"ControlPath|ControlSocket|control socket|mux_client|muxserver|multiplex", re.I)
+OFFENDING = re.compile(r"^Offending .*?key.*? in (.+):\d+\s*$", re.M)
+CHANGED = re.compile(r"^Host key for (\S+) has changed", re.M)
+"""Where ssh found the key that is not the machine's, and for which host."""
 PROGRESS = re.compile(r" *\d+ +\d+% ")
 """How rsync's lines of progress begin."""
 
@@ -77,14 +80,16 @@ class Done:
 class Connection:
     """The way to one machine. Opening it costs nothing; the first command connects."""
 
-    def __init__(self, target: Target, project: Project) -> None:
+    def __init__(self, target: Target, project: Project, *, is_new: bool = False) -> None:
+        """`is_new`: just rented; what ~/.ssh/known_hosts has of its address is another machine's."""
         self.target = target
+        self._is_new = is_new
         self._known_hosts = project.known_hosts
         self._sockets = _socket_folder() if os.environ.get(MULTIPLEX, "yes") != "no" else None
 
     def client(self) -> list[str]:
         """The words of an ssh command line up to where the host stands (as rsync's `-e` and mirrors take them)."""
-        words = [*_words(self.target, self._known_hosts), *_proxy(self.target, self._known_hosts)]
+        words = [*_words(self.target, self._known_hosts, is_new=self._is_new), *_proxy(self.target, self._known_hosts)]
         if self._sockets:
             way = hashlib.sha256(shlex.join([*words, self.destination]).encode()).hexdigest()[:20]
             words += _options({"ControlMaster": "auto", "ControlPath": f"{self._sockets}/{way}",
@@ -176,10 +181,11 @@ class Connection:
                            "install openssh-client rsync)")
 
 
-def _words(target: Target, known_hosts: Path) -> list[str]:
+def _words(target: Target, known_hosts: Path, *, is_new: bool = False) -> list[str]:
     """ssh's words for one hop: nothing that prompts, nothing that hangs."""
     config = os.environ.get(CONFIG)
-    files = " ".join(f'"{path}"' for path in (known_hosts, Path("~/.ssh/known_hosts").expanduser()))
+    pins = [known_hosts, *([] if is_new else [Path("~/.ssh/known_hosts").expanduser()])]
+    files = " ".join(f'"{path}"' for path in pins)
     options = {
         "BatchMode": "yes", "ConnectTimeout": str(CONNECT_SECONDS), "ConnectionAttempts": "1",
         "ServerAliveInterval": str(ALIVE_SECONDS), "ServerAliveCountMax": str(ALIVE_COUNT), "TCPKeepAlive": "yes",
@@ -244,7 +250,7 @@ def explained(target: Target, printed: str) -> RemoteError:
         return Refused(
             f"{where}: its host key is not the one that was pinned. Either the machine was made anew (rented ports are "
             "used again), or someone is in between. Compare with the fingerprint in your provider's console; if it is "
-            f"new, forget the old one: ssh-keygen -R '{_known_name(target)}' -f .auricle/known_hosts")
+            f"new, forget the old one: {_forgetting(target, printed)}")
     if "your ssh client doesn't support pty" in low or ("pty" in low and "runpod" in target.host):
         return Refused(runpod_basic(target))
     if "permission denied (" in low or "too many authentication failures" in low:
@@ -271,5 +277,9 @@ def runpod_basic(target: Target) -> str:
             "without a public IP cannot be deployed to")
 
 
-def _known_name(target: Target) -> str:
-    return f"[{target.host}]:{target.port}" if target.port and target.port != 22 else target.host
+def _forgetting(target: Target, printed: str) -> str:
+    """What removes a pin: of the host and in the file that ssh names, which may be a jump's, or the user's own."""
+    name, file = CHANGED.search(printed), OFFENDING.search(printed)
+    plain = f"[{target.host}]:{target.port}" if target.port and target.port != 22 else target.host
+    return shlex.join(["ssh-keygen", "-R", name[1] if name else plain,
+                       "-f", file[1] if file else ".auricle/known_hosts"])

@@ -4,7 +4,9 @@ import pytest
 
 from auricle.remote.providers import ProviderError, Wanted, vast
 from auricle.remote.providers.parts import http
+from auricle.remote.providers.parts.http import Lost
 from auricle.remote.renting.inside import power
+from tests.remote.providers.api_server import DROPPED
 from tests.remote.providers.vast_server import offer, serving_vast
 
 
@@ -65,6 +67,11 @@ def test_instances_come_in_pages(provider, server):
     assert [machine.run for machine in provider.find("e")] == ["e"]
 
 
+def test_a_key_that_cannot_be_put_there_now_leaves_no_machine_unheard_of(provider, server):
+    server.fail("POST /v0/instances", DROPPED, times=http.ATTEMPTS)
+    assert rent(provider).id in server.instances
+
+
 def test_without_a_port_of_its_own_it_is_reached_through_the_proxy(provider, server):
     rent(provider)
     provider.find()
@@ -89,6 +96,9 @@ def test_an_answer_that_denies_in_a_200(provider, server):
         provider.release(machine.id, keep_disk=False)
     server.fail("DELETE", 200, body={"success": False, "error": "no_such_instance", "msg": "gone"})
     provider.release(machine.id, keep_disk=False)
+    server.fail("DELETE", 200, body="[]")
+    with pytest.raises(Lost, match="has not the shape that is known here"):
+        provider.release(machine.id, keep_disk=False)
 
 
 @pytest.mark.parametrize("names", [("CONTAINER_ID",), ()])

@@ -2,6 +2,7 @@
 
 import getpass
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -9,17 +10,21 @@ from auricle.core.errors import UsageError
 from auricle.remote.connection import Refused, RemoteError
 from auricle.remote.providers import ProviderError, Wanted, vast
 from auricle.remote.providers.parts import http, rentals
+from auricle.remote.providers.parts.http import Lost
 from auricle.remote.renting import await_ssh
 from auricle.remote.renting.launch import launch, offers
 from auricle.remote.renting.lease import Order
 from auricle.remote.renting.public_key import public_key
 from auricle.remote.target import parse
 from tests.hosts import host, laptop, needs_hosts, use
+from tests.remote.providers.api_server import ACCEPTED
 from tests.remote.providers.vast_server import offer, serving_vast
 
 __all__ = ["laptop"]
 pytestmark = needs_hosts
 END = "auricle remote release --run tiny"
+MAY_COST = (f"a machine may have been rented at vast, and cost: auricle remote list shows it, and this ends it: {END}; "
+            "the provider's console shows it too")
 
 
 class Broken(RemoteError):
@@ -58,6 +63,12 @@ class Laptop:
         order = Order(**{"run": "tiny", "wanted": Wanted(gpu="4090"), "public_key": "ssh-ed25519 AAAA me",
                          "ending": lambda price: f"at {price}", **changes})
         return launch(order, providers or [self.provider], self.project, steps or [self.placed.append], self.say)
+
+    def elsewhere(self, run="tiny"):
+        """Someone with the same key rents a machine for the run. → its id"""
+        other = vast.connect({"AURICLE_VAST_URL": self.server.url, "VAST_API_KEY": self.server.key})
+        return other.rent(other.offers(Wanted(gpu="4090"))[-1], run=run, public_key="theirs", disk_gb=50,
+                          image=None).id
 
     def lines(self, beginning):
         return [line for line in self.said if line.startswith(beginning)]
@@ -249,6 +260,175 @@ def test_ctrl_c_while_it_rents(user, monkeypatch, release):
     assert release or user.said[-1].endswith(END)
 
 
+def fail_to_be_listed(user, times=50):
+    user.server.fail("GET /v1/instances", 400, times=times)
+
+
+def test_a_renting_whose_answer_is_lost_is_told_where_nobody_can_be_asked(user, monkeypatch):
+    buy = user.provider._buy
+
+    def bought_and_lost(*arguments):
+        fail_to_be_listed(user)
+        return buy(*arguments)
+
+    monkeypatch.setattr(user.provider, "_buy", bought_and_lost)
+    user.server.fail("PUT /v0/asks", ACCEPTED)
+    with pytest.raises(Lost, match="looks again before it rents"):
+        user.launch()
+    assert len(user.server.pods) == len(user.rented) == 1
+    assert user.said[-1] == MAY_COST
+
+
+@pytest.mark.parametrize("patience", [True, False])
+def test_ctrl_c_while_it_rents_and_nobody_can_be_asked(user, monkeypatch, patience):
+    """Also where the user does not wait for the look after it."""
+    find = user.provider.find
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    def buy(*_):
+        fail_to_be_listed(user)
+        monkeypatch.setattr(user.provider, "find", find if patience else interrupted)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(user.provider, "_buy", buy)
+    with pytest.raises(KeyboardInterrupt):
+        user.launch()
+    assert user.said[-1] == MAY_COST
+
+
+def test_an_answer_to_renting_that_cannot_be_read_is_told(user):
+    user.server.fail("PUT /v0/asks", 200, body={"success": True})
+    with pytest.raises(Lost, match="has not the shape that is known here \\(no 'new_contract'\\)"):
+        user.launch()
+    assert user.said[-1] == MAY_COST
+
+
+@pytest.mark.parametrize(("begins", "status"), [("PUT /v0/asks", 402), ("PUT /v0/asks", 401)])
+def test_a_renting_that_is_refused_costs_nothing(user, begins, status):
+    user.server.fail(begins, status)
+    with pytest.raises(ProviderError):
+        user.launch()
+    assert user.said[-1].startswith("  ends by itself")
+
+
+def looks_once(user, monkeypatch, action):
+    """Something happens elsewhere after the first look and before the second."""
+    offers = user.provider.offers
+
+    def offered(wanted):
+        found = offers(wanted)
+        action()
+        return found
+
+    monkeypatch.setattr(user.provider, "offers", offered)
+
+
+def bought_between(user, monkeypatch, rented):
+    """Someone rents it after the last look of ours and before the one that comes with the renting."""
+    rent = user.provider.rent
+
+    def late(*arguments, **options):
+        rented.append(user.elsewhere())
+        return rent(*arguments, **options)
+
+    monkeypatch.setattr(user.provider, "rent", late)
+
+
+@pytest.mark.parametrize("when", ["before the last look", "after it"])
+@pytest.mark.parametrize("comes_up", [True, False])
+def test_a_machine_that_another_one_rented_meanwhile_is_never_released(user, monkeypatch, when, comes_up):
+    theirs = []
+    if when == "after it":
+        bought_between(user, monkeypatch, theirs)
+    else:
+        looks_once(user, monkeypatch, lambda: theirs.append(user.elsewhere()))
+    if not comes_up:
+        monkeypatch.setattr(await_ssh, "UP_SECONDS", 0.3)
+        user.server.starts_as = "loading"
+    with pytest.raises(Broken if comes_up else ProviderError):
+        user.launch(fail, release_on_failure=True)
+    assert [*user.server.pods] == theirs
+    assert len([line for line in user.said if line.endswith("going on with it")]) == 1
+    assert user.said[-1].startswith(f"{theirs[0]} at vast goes on costing")
+    assert not user.lines("released ")
+    assert len(user.rented) == 1
+    (noted,) = user.noted
+    assert (noted.id, noted.rented_here) == (theirs[0], False)
+
+
+def test_ctrl_c_as_renting_begins_releases_no_machine_that_another_one_rented_meanwhile(user, monkeypatch):
+    theirs = []
+    looks_once(user, monkeypatch, lambda: theirs.append(user.elsewhere()))
+    monkeypatch.setattr(user.provider, "rent", lambda *_, **__: interrupt(None))
+    with pytest.raises(KeyboardInterrupt):
+        user.launch(interrupt, release_on_failure=True)
+    assert [*user.server.pods] == theirs
+
+
+def test_who_rented_a_machine_is_noted(user):
+    with pytest.raises(Broken):
+        user.launch(fail)
+    assert [machine.rented_here for machine in user.noted] == [True]
+    with pytest.raises(Broken):
+        user.launch(fail)
+    assert [machine.rented_here for machine in user.noted] == [True]
+
+
+def moved(user, machine, **facts):
+    """The run's machine, which was deployed to at another address than it has now. → its id"""
+    id_ = user.elsewhere()
+    facts = {"folder": "/root/speech", "since": 1000.0, "rented_here": True, **facts}
+    user.project.remember(replace(parse("root@127.0.0.1:2"), jump=facts.pop("jump", None)), provider="vast", id=id_,
+                          run="tiny", price_per_hour=0.52, **facts)
+    return id_
+
+
+def test_a_known_machine_at_a_new_address_is_noted_once_with_what_is_known_of_it(user, machine):
+    id_ = moved(user, machine)
+    with pytest.raises(Broken):
+        user.launch(fail)
+    (noted,) = user.noted
+    assert (noted.address, noted.id, noted.folder) == (f"root@{machine.address}", id_, "/root/speech")
+    assert noted.rented_here
+    assert not user.rented[1:]
+
+
+def test_a_known_machine_that_has_no_address_yet_stays_as_it_is_noted(user, machine):
+    moved(user, machine)
+    user.server.starts_as = None
+    before = user.noted
+    for row in user.server.pods.values():
+        row["actual_status"] = row["next"] = "loading"
+    user.when["waiting for ssh: starting"] = lambda: interrupt(None)
+    with pytest.raises(KeyboardInterrupt):
+        user.launch()
+    (noted,) = user.noted
+    assert (noted.address, noted.folder) == (before[0].address, "/root/speech")
+
+
+def test_a_known_machine_keeps_the_way_to_it_and_its_age(user, machine):
+    moved(user, machine, jump=machine.target)
+    for row in user.server.pods.values():
+        row["start_date"] = None
+    place = user.launch()
+    assert place.connection.target.via == machine.address
+    (noted,) = user.noted
+    assert (noted.jump, noted.since) == (machine.address, 1000.0)
+
+
+@pytest.mark.parametrize("login", ["root@", ""])
+def test_what_was_deployed_by_hand_to_a_machine_that_is_found_stays_known(user, machine, login):
+    user.elsewhere()
+    for row in user.server.pods.values():
+        row["actual_status"] = row["next"] = "running"
+    user.project.remember(parse(f"{login}{machine.address}"), folder="/root/speech")
+    user.launch()
+    (noted,) = user.noted
+    assert (noted.provider, noted.folder, noted.rented_here) == ("vast", "/root/speech", False)
+
+
 def test_the_same_command_goes_on_with_the_machine(user):
     with pytest.raises(Broken):
         user.launch(fail)
@@ -314,21 +494,38 @@ def test_a_key_that_is_not_let_in_is_told(user, tmp_path, monkeypatch):
     assert user.said[-1].endswith(END)
 
 
+def another_key(folder):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "old"], check=True)
+    return " ".join((folder / "old.pub").read_text().split()[:2])
+
+
 def test_an_address_that_another_machine_had_before(user, machine, tmp_path):
     """Rented addresses and ports are used again, by machines with host keys of their own."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "old"], check=True)
-    key = " ".join((tmp_path / "old.pub").read_text().split()[:2])
+    key = another_key(tmp_path)
     user.project.known_hosts.write_text(f"[{machine.server.address}]:{machine.server.port} {key}\n")
     user.launch()
     assert len(user.placed) == 1
     assert key not in user.project.known_hosts.read_text()
 
 
+def test_a_pin_of_that_address_among_the_users_own_is_another_machines(user, machine, tmp_path, monkeypatch):
+    """With it in ~/.ssh/known_hosts, ssh would refuse the new machine for good; what comes after has both files."""
+    key = another_key(tmp_path)
+    own = tmp_path / "me" / ".ssh" / "known_hosts"
+    own.parent.mkdir(parents=True)
+    own.write_text(f"[{machine.server.address}]:{machine.server.port} {key}\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setattr(await_ssh, "REFUSED_SECONDS", 0.1)
+    place = user.launch(lambda place: place.connection.check("true"))
+    place.connection.close()
+    place.connection.check("true")
+    assert key in own.read_text()
+
+
 def test_a_changed_host_key_of_a_machine_that_was_there_is_refused(user, machine, tmp_path):
     user.launch()
     user.placed[0].connection.close()
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "old"], check=True)
-    key = " ".join((tmp_path / "old.pub").read_text().split()[:2])
+    key = another_key(tmp_path)
     user.project.known_hosts.write_text(f"[{machine.server.address}]:{machine.server.port} {key}\n")
     with pytest.raises(Refused, match="host key is not the one that was pinned"):
         user.launch()

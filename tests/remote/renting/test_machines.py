@@ -73,6 +73,33 @@ def test_a_forgotten_machine_shows_up_with_its_cost(project, pods):
     assert machine.note == "rented, and not noted here; auricle remote release --run tiny ends it"
 
 
+def test_a_machine_that_was_rented_by_hand_shows_up_with_its_cost(project, pods):
+    rented = rent(pods)
+    pods.pods["second"] = {**pods.pods[rented.id], "id": "second", "status": "ERROR"}
+    for pod in pods.pods.values():
+        pod["name"] = "my-pod"
+    first, second = known(project, environ(pods), now=rented.since + 7200)
+    assert (first.provider, first.id, first.run, first.cost) == ("runpod", rented.id, None, 0.68)
+    assert first.note == "not rented by auricle; auricle remote release root@127.0.0.1:1 ends it"
+    assert second.note == "not rented by auricle; its console ends it"
+
+
+def test_a_machine_that_was_rented_by_hand_and_deployed_to_is_one(project, pods):
+    rented = rent(pods)
+    pods.pods[rented.id]["name"] = "my-pod"
+    project.remember(parse("127.0.0.1:1"), folder="/workspace/speech", run="tiny", price_per_hour=0.5)
+    (machine,) = known(project, environ(pods), now=rented.since + 7200)
+    assert (machine.provider, machine.id, machine.run, machine.state) == ("runpod", rented.id, "tiny", "running")
+    assert (machine.price_per_hour, machine.cost, machine.note) == (0.34, 0.68, "")
+
+
+def test_a_machine_that_is_noted_twice_costs_once(project, pods):
+    rented = rent(pods)
+    note(project, rented)
+    note(project, rented, "root@10.0.0.7:22116")
+    assert [machine.id for machine in known(project, environ(pods), now=rented.since)] == [rented.id]
+
+
 def test_a_machine_that_is_gone_is_told(project, pods):
     note(project, rent(pods))
     pods.pods.clear()

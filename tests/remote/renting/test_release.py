@@ -4,6 +4,7 @@ import getpass
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from auricle.remote.renting import release as releasing
 from auricle.remote.renting.release import Unsafe, of_run, of_target, release
 from auricle.remote.renting.risks import parse
 from auricle.remote.status import see
+from auricle.remote.target import parse as address
 from auricle.store.mirror_pusher import push_once
 from auricle.store.targets import folder
 from auricle.store.targets.parts.disks import is_own_disk
@@ -234,18 +236,61 @@ def test_a_silent_machine_whose_checkpoint_is_here(user):
 
 
 def test_a_machine_that_nothing_came_to(user):
-    user.project.remember(user.target, folder=None)
+    user.project.remember(user.target, folder=None, rented_here=True)
     user.machine.kill()
     user.release()
     assert not user.server.pods
 
 
-def test_a_machine_that_has_no_address_yet(user):
+def test_a_machine_that_others_may_have_brought_something_to(user):
+    """It was found at its provider, and noted."""
+    user.project.remember(user.target, folder=None)
+    user.machine.kill()
+    user.refused("whether its runs are safe elsewhere cannot be seen")
+
+
+def pending(user, **facts):
+    """Noted before it had an address."""
     user.project.forget(str(user.target))
     user.server.host = None
-    held = of_run(user.project, user.environ, RUN, user.said.append)
-    release(held, user.project, user.said.append)
+    user.project.remember(address(f"pending-{user.id}.runpod"), provider="runpod", id=user.id, run=RUN, **facts)
+
+
+def test_a_machine_that_was_rented_here_and_has_no_address_yet(user):
+    pending(user, rented_here=True)
+    release(of_run(user.project, user.environ, RUN, user.said.append), user.project, user.said.append)
     assert not user.server.pods
+    assert user.project.machines() == []
+
+
+@pytest.mark.parametrize(("status", "state"), [("RUNNING", "running"), ("ERROR", "error"), ("STARTING", "starting")])
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_machine_without_an_address_that_was_not_rented_here(user, status, state, noted):
+    if noted:
+        pending(user)
+    else:
+        user.project.forget(str(user.target))
+        user.server.host = None
+    user.server.pods[user.id]["status"] = status
+    held = of_run(user.project, user.environ, RUN, user.said.append)
+    with pytest.raises(Unsafe, match=rf"has no address \(it is {state}\), and what lies on its disk is not known here"):
+        release(held, user.project, user.said.append)
+    assert user.server.pods
+
+
+def test_a_machine_without_an_address_that_is_gone_is_forgotten(user):
+    pending(user)
+    user.server.pods.clear()
+    release(of_run(user.project, user.environ, RUN, user.said.append), user.project, user.said.append)
+    assert user.project.machines() == []
+
+
+def test_a_machine_that_is_noted_twice_is_the_one_that_was_deployed_to(user):
+    folder = str(user.there)
+    user.project.remember(address(f"pending-{user.id}.runpod"), provider="runpod", id=user.id, run=RUN,
+                          rented_here=True)
+    held = of_run(user.project, user.environ, RUN, user.said.append)
+    assert (held.machine.address, held.machine.folder) == (str(user.target), folder)
 
 
 def test_a_stopped_machine_that_is_not_noted_may_hold_a_run(user):
@@ -284,6 +329,8 @@ def test_a_renamed_machine_is_not_forgotten_with_its_runs(user):
     user.run_there()
     user.server.pods[user.id]["name"] = "mine"
     user.refused("tiny: step 500 is verified nowhere else")
+    user.release(force=True)
+    assert not user.server.pods
 
 
 def test_by_the_name_of_its_run_also_where_it_is_not_noted(user):
@@ -318,6 +365,32 @@ def test_two_machines_of_a_run(user):
 def test_by_an_address_that_is_not_noted(user):
     user.project.forget(str(user.target))
     assert of_target(user.project, user.environ, user.target).machine.id == user.id
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_a_machine_that_was_rented_by_hand_is_looked_at_and_released(user, is_noted, tmp_path):
+    run = user.run_there()
+    user.project.forget(str(user.target))
+    user.server.pods[user.id]["name"] = "my-pod"
+    if is_noted:
+        user.project.remember(replace(user.target, user="root"), folder=str(user.there))
+        user.refused("tiny: step 500 is verified nowhere else")
+        push_once(mirror(run, tmp_path / "mirror"))
+    else:
+        with pytest.raises(Unsafe, match=r"step 500|this project is not there"):
+            user.release()
+    assert of_run(user.project, user.environ, RUN, user.said.append) is None
+    user.release(force=not is_noted)
+    assert not user.server.pods
+    assert user.project.machines() == []
+    assert user.said[0].startswith(f"{user.id} at runpod: released; it cost $")
+
+
+def test_a_machine_that_was_rented_by_hand_is_reached_as_it_was_noted(user):
+    user.server.pods[user.id]["name"] = "my-pod"
+    user.project.forget(str(user.target))
+    user.project.remember(replace(user.target, jump=user.target), folder=str(user.there))
+    assert of_target(user.project, user.environ, user.target).machine.jump == str(user.target)
 
 
 def test_a_host_that_was_not_rented(user):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from auricle.core.errors import AuricleError
+from auricle.remote.target import Target, parse
 
 
 class ProviderError(AuricleError):
@@ -60,7 +61,7 @@ class Rented:
 
     id: str
     run: str
-    """Its label."""
+    """Its label; empty where it bears none of ours."""
     state: str
     """starting, running, stopped, gone; what else the provider says, as it says it."""
     address: str | None
@@ -68,6 +69,13 @@ class Rented:
     price_per_hour: float
     since: float
     """Unix time of renting."""
+    is_new: bool = False
+    """The call of `rent` that returned it rented it, and did not find it."""
+
+    def is_at(self, target: Target) -> bool:
+        """Whether that is its address, whoever the user."""
+        there = parse(self.address) if self.address else None
+        return there is not None and (there.host, there.port or 22) == (target.host, target.port or 22)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +105,15 @@ class Provider(Protocol):
         ...
 
     def rent(self, offer: Offer, *, run: str, public_key: str, disk_gb: int, image: str | None) -> Rented:
-        """Idempotent by `run`: a machine that bears it is returned and no other one rented."""
+        """Idempotent by `run`: a machine that bears it is returned and no other one rented.
+
+        Raises Denied and Unanswered where nothing was rented; after any other error something may have been.
+        """
         ...
 
-    def find(self, run: str | None = None) -> list[Rented]:
-        """Machines that this key pays for and that bear a label of ours; of one run, or all."""
+    def find(self, run: str | None = None, *, foreign: bool = False) -> list[Rented]:
+        """Machines that this key pays for and that bear a label of ours; of one run, or all. `foreign`: also those
+        that bear none."""
         ...
 
     def release(self, machine_id: str, *, keep_disk: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from auricle.remote.providers import Environ, Inside, Offer, ProviderError, Rented, Wanted
 from auricle.remote.providers.parts.gpus import named
-from auricle.remote.providers.parts.http import Api, Denied, Taken, key_of
+from auricle.remote.providers.parts.http import Api, Denied, Taken, key_of, reading
 from auricle.remote.providers.parts.rentals import cheapest_first, is_of, label_of, newest_first, once, run_of
 
 URL = "https://cloud.lambda.ai/api/v1"
@@ -33,6 +33,7 @@ class LambdaCloud:
     def __init__(self, api: Api) -> None:
         self._api = api
 
+    @reading("Lambda Cloud")
     def offers(self, wanted: Wanted) -> list[Offer]:
         if wanted.spot:
             raise ProviderError("Lambda Cloud: rents no interruptible machines; leave --spot out, or take --provider "
@@ -47,6 +48,7 @@ class LambdaCloud:
              image: str | None) -> Rented:
         return once(self, run, lambda: self._buy(offer, run, public_key, image))
 
+    @reading("Lambda Cloud")
     def _buy(self, offer: Offer, run: str, public_key: str, image: str | None) -> Rented:
         kind, region = offer.id.split("/")
         now = time.time()
@@ -71,10 +73,13 @@ class LambdaCloud:
         name = f"auricle-{hashlib.sha256(public_key.encode()).hexdigest()[:8]}"
         return self._api.call("POST", "/ssh-keys", {"name": name, "public_key": public_key})["data"]["name"]
 
-    def find(self, run: str | None = None) -> list[Rented]:
-        ours = [_rented(row) for row in self._api.call("GET", "/instances")["data"] if run_of(row.get("name"))]
-        return newest_first(machine for machine in ours if is_of(machine, run))
+    @reading("Lambda Cloud")
+    def find(self, run: str | None = None, *, foreign: bool = False) -> list[Rented]:
+        found = [_rented(row) for row in self._api.call("GET", "/instances")["data"]
+                 if foreign or run_of(row.get("name"))]
+        return newest_first(machine for machine in found if is_of(machine, run))
 
+    @reading("Lambda Cloud")
     def release(self, machine_id: str, *, keep_disk: bool) -> None:
         if keep_disk:
             raise ProviderError(f"Lambda Cloud: {machine_id} cannot be stopped with its disk kept, only "

@@ -9,7 +9,7 @@ from typing import Any
 
 from auricle.remote.providers import Environ, Inside, Offer, ProviderError, Rented, Wanted
 from auricle.remote.providers.parts.gpus import named
-from auricle.remote.providers.parts.http import Api, Denied, Taken, key_of
+from auricle.remote.providers.parts.http import Api, Denied, Taken, key_of, reading
 from auricle.remote.providers.parts.rentals import CUDA, cheapest_first, is_of, label_of, newest_first, once, run_of
 
 URL = "https://api.runpod.io/v2"
@@ -32,6 +32,7 @@ class RunPod:
     def __init__(self, api: Api) -> None:
         self._api = api
 
+    @reading("RunPod")
     def offers(self, wanted: Wanted) -> list[Offer]:
         if wanted.spot:
             raise ProviderError("RunPod: rents no interruptible machines; leave --spot out, or take --provider vast")
@@ -57,6 +58,7 @@ class RunPod:
             body["dataCenterIds"] = places
         return once(self, run, lambda: self._buy(body))
 
+    @reading("RunPod")
     def _buy(self, body: dict[str, Any]) -> Rented:
         try:
             return _rented(self._api.call("POST", "/pods", body, once=True))
@@ -65,10 +67,12 @@ class RunPod:
                 raise Taken(str(error), status=error.status) from None
             raise
 
-    def find(self, run: str | None = None) -> list[Rented]:
-        pods = [_rented(pod) for pod in self._api.call("GET", "/pods")["pods"] if run_of(pod["name"])]
+    @reading("RunPod")
+    def find(self, run: str | None = None, *, foreign: bool = False) -> list[Rented]:
+        pods = [_rented(pod) for pod in self._api.call("GET", "/pods")["pods"] if foreign or run_of(pod["name"])]
         return newest_first(pod for pod in pods if is_of(pod, run))
 
+    @reading("RunPod")
     def release(self, machine_id: str, *, keep_disk: bool) -> None:
         try:
             if keep_disk:

@@ -16,7 +16,7 @@ class Ssh:
     def rent(self, *_: object, **__: object) -> Rented:
         raise ProviderError(f"ssh: rents nothing; {HINT}")
 
-    def find(self, run: str | None = None) -> list[Rented]:  # noqa: ARG002
+    def find(self, run: str | None = None, *, foreign: bool = False) -> list[Rented]:  # noqa: ARG002
         return []
 
     def release(self, machine_id: str, *, keep_disk: bool) -> None:  # noqa: ARG002

@@ -9,7 +9,7 @@ from typing import Any
 
 from auricle.remote.providers import Environ, Inside, Offer, ProviderError, Rented, Wanted
 from auricle.remote.providers.parts.gpus import named
-from auricle.remote.providers.parts.http import Api, Denied, Taken, key_of, said
+from auricle.remote.providers.parts.http import Api, Denied, Taken, key_of, reading, said
 from auricle.remote.providers.parts.rentals import CUDA, cheapest_first, is_of, label_of, newest_first, once, run_of
 
 URL = "https://console.vast.ai/api"
@@ -32,6 +32,7 @@ class Vast:
     def __init__(self, api: Api) -> None:
         self._api = api
 
+    @reading("Vast.ai")
     def offers(self, wanted: Wanted) -> list[Offer]:
         kinds = [kind["canonical_name"] for kind in self._api.call("GET", "/v0/gpu_types/")["gpu_types"]]
         names = named(wanted.gpu, {kind: kind for kind in kinds if kind}, "Vast.ai")
@@ -58,10 +59,12 @@ class Vast:
         if offer.spot:
             body["price"] = offer.price_per_hour  # the bid
         rented = once(self, run, lambda: self._buy(offer, body))
-        with contextlib.suppress(Denied):  # it has the key already; one without it is told apart when ssh is refused
+        # it has the key already, or the account has; one without it is told apart when ssh is refused
+        with contextlib.suppress(ProviderError):
             self._api.call("POST", f"/v0/instances/{rented.id}/ssh/", {"ssh_key": public_key})
         return rented
 
+    @reading("Vast.ai")
     def _buy(self, offer: Offer, body: dict[str, Any]) -> Rented:
         import time
 
@@ -76,7 +79,8 @@ class Vast:
         return Rented(id=str(answer["new_contract"]), run=run_of(body["label"]) or "", state="starting", address=None,
                       price_per_hour=offer.price_per_hour, since=time.time())
 
-    def find(self, run: str | None = None) -> list[Rented]:
+    @reading("Vast.ai")
+    def find(self, run: str | None = None, *, foreign: bool = False) -> list[Rented]:
         rows: list[dict[str, Any]] = []
         query: dict[str, Any] = {"limit": PAGE}
         while True:
@@ -85,9 +89,10 @@ class Vast:
             if not page.get("next_token"):
                 break
             query["after_token"] = page["next_token"]
-        ours = [_rented(row) for row in rows if run_of(row["label"])]
-        return newest_first(machine for machine in ours if is_of(machine, run))
+        found = [_rented(row) for row in rows if foreign or run_of(row["label"])]
+        return newest_first(machine for machine in found if is_of(machine, run))
 
+    @reading("Vast.ai")
     def release(self, machine_id: str, *, keep_disk: bool) -> None:
         path = f"/v0/instances/{machine_id}/"
         try:

@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from auricle.remote.connection import Connection, Refused, RemoteError
 from auricle.remote.project import Project
@@ -26,8 +27,9 @@ class Down(ProviderError):
     """The machine is gone, or does not come up."""
 
 
-def await_ssh(provider: Provider, rented: Rented, project: Project, say: Say, *, is_new: bool) -> Target:
-    """→ where it answers. Raises Down; Refused where it does not let us in."""
+def await_ssh(provider: Provider, rented: Rented, project: Project, say: Say, *, is_new: bool,
+              jump: Target | None = None) -> Target:
+    """→ where it answers, through the jump. Raises Down; Refused where it does not let us in."""
     progress = Progress(say)
     misses, refused_since, cleared = 0, None, None
     while progress.seconds < UP_SECONDS:
@@ -38,12 +40,12 @@ def await_ssh(provider: Provider, rented: Rented, project: Project, say: Say, *,
         if there and there.state in ENDED:
             raise Down(f"{rented.id}: is {there.state} at {provider.name} after {clock(progress.seconds)}")
         if there and there.address:
-            target = parse(there.address)
+            target = replace(parse(there.address), jump=jump)
             if is_new and target != cleared:
                 forget_pin(target, project)
                 cleared = target
             try:
-                Connection(target, project).run("true", timeout=KNOCK_SECONDS)
+                Connection(target, project, is_new=is_new).run("true", timeout=KNOCK_SECONDS)
                 say(f"{target}: answers after {clock(progress.seconds)}")
                 return target
             except Refused:

@@ -56,8 +56,6 @@ def _found(lease: Lease, providers: Sequence[Provider]) -> Target | None:
             raise ProviderError(f"{provider.name}: {newest.id}, the machine of {lease.order.run}, is stopped, with its "
                                 "disk kept; start it in the provider's console, or end it: auricle remote release "
                                 f"--run {shlex.quote(lease.order.run)}")
-        lease.say(f"{newest.id} at {provider.name} is the machine of {lease.order.run} already, at "
-                  f"${newest.price_per_hour:g} an hour: going on with it")
         return lease.take(provider, newest)
     return None
 
@@ -75,6 +73,8 @@ def _rented(lease: Lease, providers: Sequence[Provider]) -> Target:
         except Taken as error:
             lease.say(f"{error}: taking the next offer")
         except Down as error:
+            if lease.holds:  # it was there before: another one would be a second bill
+                raise
             tries += 1
             lease.say(str(error))
     tried = f"{tries} machines did not come up" if tries else "all offers were taken by others"

@@ -1,6 +1,7 @@
 """What is being paid for: the machines that this project noted, and those that the providers know of.
 
-A machine that was rented and is in no file shows up here too, with its price and what it has cost so far.
+A machine that was rented and is in no file shows up here too, with its price and what it has cost so far, also one
+that was rented by hand.
 """
 
 from collections.abc import Mapping
@@ -36,20 +37,20 @@ Answer = list[Rented] | ProviderError
 def known(project: Project, environ: Mapping[str, str], now: float) -> list[Known]:
     """Machines of machines.json and of every provider whose key is set; `now` is Unix time. A provider that cannot be
     asked is a note, no error. Raises UsageError for a machines.json that is none."""
-    noted = project.machines()
     answers = _asked(environ)
-    here = {(machine.provider, machine.id) for machine in noted}
-    found = [_noted(machine, answers.get(machine.provider), now) for machine in noted]
+    known_as = [_named(machine, answers) for machine in project.machines()]
+    noted = {(machine.provider, machine.id or machine.address): machine for machine in known_as}
+    found = [_noted(machine, answers.get(machine.provider), now) for machine in noted.values()]
     for provider, answer in answers.items():
         if isinstance(answer, ProviderError):
             found.append(_unasked(provider, answer))
         else:
-            found += [_forgotten(provider, rented, now) for rented in answer if (provider, rented.id) not in here]
+            found += [_forgotten(provider, rented, now) for rented in answer if (provider, rented.id) not in noted]
     return [_told_of_twins(machine, found) for machine in found]
 
 
 def _asked(environ: Mapping[str, str]) -> dict[str, Answer]:
-    """Each provider's machines of ours, or why it could not be asked; all at once."""
+    """Each provider's machines, or why it could not be asked; all at once."""
     providers = connected(environ)
     if not providers:
         return {}
@@ -59,9 +60,19 @@ def _asked(environ: Mapping[str, str]) -> dict[str, Answer]:
 
 def _ask(provider: Provider | ProviderError) -> Answer:
     try:
-        return provider if isinstance(provider, ProviderError) else provider.find()
+        return provider if isinstance(provider, ProviderError) else provider.find(foreign=True)
     except ProviderError as error:
         return error
+
+
+def _named(machine: Machine, answers: Mapping[str, Answer]) -> Machine:
+    """A machine that was named by its address is one of a provider's, where that has one there."""
+    if machine.provider == BY_HAND:
+        for provider, answer in answers.items():
+            for rented in answer if isinstance(answer, list) else ():
+                if rented.is_at(machine.target):
+                    return replace(machine, provider=provider, id=rented.id, since=rented.since or machine.since)
+    return machine
 
 
 def _noted(machine: Machine, answer: Answer | None, now: float) -> Known:
@@ -79,9 +90,13 @@ def _noted(machine: Machine, answer: Answer | None, now: float) -> Known:
 
 
 def _forgotten(provider: str, rented: Rented, now: float) -> Known:
-    note = f"rented, and not noted here; auricle remote release --run {rented.run} ends it"
-    return _known(provider, rented.id, rented.run, rented.address, rented.state, rented.price_per_hour, rented.since,
-                  now, note)
+    if rented.run:
+        note = f"rented, and not noted here; auricle remote release --run {rented.run} ends it"
+    else:
+        end = f"auricle remote release {rented.address} ends it" if rented.address else "its console ends it"
+        note = f"not rented by auricle; {end}"
+    return _known(provider, rented.id, rented.run or None, rented.address, rented.state, rented.price_per_hour,
+                  rented.since, now, note)
 
 
 def _unasked(provider: str, error: ProviderError) -> Known:

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from auricle.core.errors import AuricleError
 from auricle.remote.connection import Connection, RemoteError
@@ -40,9 +40,10 @@ def of_target(project: Project, environ: Mapping[str, str], target: Target) -> H
     if noted.id is not None and noted.provider != BY_HAND:
         return _held(noted, provider_of(noted.provider, environ))
     for provider in with_keys(environ):
-        for rented in provider.find():
-            if rented.address and rented.address.rpartition("@")[2] == str(target).rpartition("@")[2]:
-                return Held(machine=_machine(provider, rented), provider=provider, there=rented)
+        for rented in provider.find(foreign=True):
+            if rented.is_at(target):
+                machine = replace(_machine(provider, rented), address=noted.address, jump=target.via or noted.jump)
+                return Held(machine=machine, provider=provider, there=rented)
     raise ProviderError(f"{target}: was not rented from here, and no provider whose key is set has a machine at this "
                         "address: it cannot be released from here; end it in your provider's console")
 
@@ -52,7 +53,8 @@ def of_run(project: Project, environ: Mapping[str, str], run: str, say: Say) -> 
 
     A provider that cannot be asked is told, and an error where nothing is found at another one. Raises ProviderError.
     """
-    noted = {machine.id: machine for machine in project.machines()
+    # the one with a folder last: it is taken where a machine is noted twice
+    noted = {machine.id: machine for machine in sorted(project.machines(), key=lambda one: one.folder is not None)
              if machine.run and key_of(machine.run) == key_of(run) and machine.provider != BY_HAND}
     found, errors = _of_providers(environ, run, noted)
     ids = {held.machine.id for held in found}
@@ -96,8 +98,7 @@ def release(held: Held, project: Project, say: Say, *, keep_disk: bool = False, 
         raise Unsafe("\n".join(lost) + "\n" + f"{_name(held)}: not {'stopped' if keep_disk else 'released'}; --force "
                      "does it, and what is named above is lost")
     if held.there is None:
-        say(f"{_name(held)}: {provider.name} lists it no more: it is forgotten here. If it was renamed there, end it "
-            "in the provider's console")
+        say(f"{_name(held)}: {provider.name} lists it no more: it is forgotten here")
         project.forget(machine.address)
         return
     provider.release(machine.id or "", keep_disk=keep_disk)
@@ -110,12 +111,14 @@ def release(held: Held, project: Project, say: Say, *, keep_disk: bool = False, 
 def _lost(held: Held, project: Project, keep_disk: bool) -> list[str]:
     """A sentence for each thing that is not safe."""
     machine = held.machine
-    if machine.address.startswith("pending-"):  # without an address nothing came to it, unless it is stopped
-        stopped = held.there is not None and held.there.state == "stopped"
-        return [f"{_name(held)}: is stopped, and what lies on its disk is not known here"] if stopped else []
+    if machine.address.startswith("pending-"):
+        state = held.there.state if held.there else "gone"
+        if state == "gone" or (machine.rented_here and state != "stopped"):  # nothing came to it
+            return []
+        how = "is stopped" if state == "stopped" else f"has no address (it is {state})"
+        return [f"{_name(held)}: {how}, and what lies on its disk is not known here"]
     folder = project.machine(machine.target).folder
-    is_noted = any(machine.id == known.id for known in project.machines())
-    if is_noted and folder is None:  # nothing was deployed to it from here
+    if machine.rented_here and folder is None:  # nothing was deployed to it from here
         return []
     place = Place(Connection(machine.target, project), project)
     try:
@@ -127,7 +130,7 @@ def _lost(held: Held, project: Project, keep_disk: bool) -> list[str]:
 
 
 def _held(machine: Machine, provider: Provider) -> Held:
-    there = next((rented for rented in provider.find() if rented.id == machine.id), None)
+    there = next((rented for rented in provider.find(foreign=True) if rented.id == machine.id), None)
     return Held(machine=machine, provider=provider, there=there)
 
 

@@ -5,9 +5,10 @@
     other 4xx      never again
 """
 
+import contextlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -84,8 +85,7 @@ class Api:
         import httpx
 
         try:
-            with httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"},
-                              timeout=httpx.Timeout(CALL_SECONDS, connect=10.0), verify=_trusted()) as client:
+            with self._client() as client:
                 answer = client.request(method, path.lstrip("/"), json=body, params=query)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise Unanswered(f"{self.provider}: cannot be reached ({self.without_key(str(error)) or 'no answer'}); is "
@@ -98,6 +98,18 @@ class Api:
         if isinstance(told, Denied):
             raise Lost(str(told)) if once and told.status >= 500 else told
         return told
+
+    def _client(self) -> "httpx.Client":
+        import httpx
+
+        url = httpx.URL(self.url)  # what is no URL after this is a proxy's
+        try:
+            return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {self.key}"},
+                                timeout=httpx.Timeout(CALL_SECONDS, connect=10.0), verify=_trusted())
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            why = "SOCKS" if isinstance(error, ImportError) else _kind(error)
+            raise ProviderError(f"{self.provider}: the proxy of this environment cannot be used ({why}); unset "
+                                "ALL_PROXY, HTTPS_PROXY and HTTP_PROXY, or set one of http://") from None
 
     def _read(self, answer: "httpx.Response", asked: str) -> Any:
         if answer.is_success and not answer.content:
@@ -124,6 +136,17 @@ class Api:
 
     def without_key(self, text: str) -> str:
         return text.replace(self.key, "…")
+
+
+@contextlib.contextmanager
+def reading(provider: str) -> Iterator[None]:
+    """Around what reads answers, also as a decorator: one of another shape than was published raises Lost."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else _kind(error)
+        raise Lost(f"{provider}: its answer has not the shape that is known here ({what}); a newer auricle may "
+                   "know it") from None
 
 
 @cache

@@ -1,10 +1,12 @@
 """What renting has in common: the label that a machine is found by, offers in order, and one machine a run."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from auricle.remote.machine.job import key_of
-from auricle.remote.providers import Offer, Provider, Rented, Wanted
+from auricle.remote.providers import Offer, Provider, ProviderError, Rented, Wanted
 from auricle.remote.providers.parts.http import Lost
 
 LABEL = "auricle-"
@@ -51,11 +53,12 @@ def once(provider: Provider, run: str, buy: Callable[[], Rented]) -> Rented:
     if there := provider.find(run):
         return there[0]
     try:
-        return buy()
+        return replace(buy(), is_new=True)
     except Lost as error:
-        for _ in range(LOOKS):
-            if there := provider.find(run):
-                return there[0]
-            time.sleep(LOOK_SECONDS)
+        with contextlib.suppress(ProviderError):  # what is lost is the renting, also where nobody can be asked now
+            for _ in range(LOOKS):
+                if there := provider.find(run):
+                    return replace(there[0], is_new=True)
+                time.sleep(LOOK_SECONDS)
         raise Lost(f"{error}. No machine named {label_of(run)} shows up; the same command looks again before it rents"
                    ) from None
