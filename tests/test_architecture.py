@@ -25,13 +25,15 @@ LEVEL = {
 }
 MAY_CATCH_ALL = {
     "dashboard/follow.py",
+    "remote/watching/watch.py",
     "store/directory.py",
     "store/hub.py",
     "store/targets/remote_file_system.py",
     "store/run_lock.py",
 }
-"""A tracker that raises stops nothing; a directory that is being written is removed whatever interrupted it; file
-systems and hubs raise errors of their libraries' own; a lock that cannot be taken is closed."""
+"""A tracker that raises stops nothing; a thread that ended would watch no more; a directory that is being written is
+removed whatever interrupted it; file systems and hubs raise errors of their libraries' own; a lock that cannot be taken
+is closed."""
 ONLY_IN = {
     "accelerate": {"train/engine.py"},
     "hydra": {"core/compose.py"},

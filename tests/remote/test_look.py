@@ -21,6 +21,15 @@ def machine(tmp_path, monkeypatch):
         yield running
 
 
+DEAD = 1e4
+"""Age of the heartbeat of a guard that is dead; one that was written by hand stays fresh for the time of a test."""
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch):
+    monkeypatch.setattr("auricle.remote.look.STALE_SECONDS", DEAD / 2)
+
+
 def phases(there):
     found, _ = look(there)
     return {run.name: found.phase(run) for run in found.runs}
@@ -29,8 +38,8 @@ def phases(there):
 def test_each_run_says_how_it_stands(machine, laptop):
     project = machine.project("speech")
     add_run(project, "trains")
-    add_run(project, "its guard is gone", age=60)
-    add_run(project, "restarted", age=60, runner={"boot_id": "another"})
+    add_run(project, "its guard is gone", age=DEAD)
+    add_run(project, "restarted", age=DEAD, runner={"boot_id": "another"})
     add_run(project, "new", guarded=False, age=-3600)
     add_run(project, "done", exit_code=0, age=600)
     add_run(project, "diverged 'twice' $HOME", exit_code=76)
@@ -104,6 +113,22 @@ def test_a_machine_that_is_gone_is_shown_as_it_was(machine, laptop):
     [row] = rows(see(there))
     assert (row.state, row.last_state, row.step) == ("lost", "training", 700)
     assert "nothing listens" in row.error
+
+
+@pytest.mark.parametrize("end", [None, 0])
+def test_without_a_guard_the_cost_goes_on(machine, laptop, end):
+    """Of runs that ended, the one that was heard of last speaks for the machine."""
+    project = machine.project("speech")
+    add_run(project, age=36000, exit_code=end, hours=1.0)
+    add_run(project, "older", age=72000, exit_code=0, hours=1.0)
+    by_name = {row.run: row for row in rows(see(place(machine, laptop)))}
+    assert by_name["voxformer"].hours == pytest.approx(11.0, abs=0.05)
+    assert by_name["voxformer"].cost == pytest.approx(5.5, abs=0.05)
+    assert (by_name["older"].hours, by_name["older"].cost) == (1.0, 0.5)
+    add_run(project, "now", hours=2.0, cost=1.0, price_per_hour=None)
+    by_name = {row.run: row for row in rows(see(place(machine, laptop)))}
+    assert by_name["voxformer"].hours == pytest.approx(11.0 if end is None else 1.0, abs=0.05)
+    assert (by_name["now"].hours, by_name["now"].cost) == (2.0, 1.0)
 
 
 def test_a_machine_that_was_never_seen_is_a_row_too(machine, laptop):

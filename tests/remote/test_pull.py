@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from auricle.core.errors import RunFolderError
-from auricle.remote.connection import Connection, RemoteError, Unreachable
+from auricle.remote.connection import Connection, DiskFull, RemoteError, Unreachable
 from auricle.remote.look import look
 from auricle.remote.place import Place
 from auricle.remote.pull import pull, pull_files
@@ -168,9 +168,49 @@ def test_a_checkpoint_is_not_here_before_the_parts_that_it_names(run, fetch, mon
         real(self, name, to, progress)
 
     monkeypatch.setattr(Ssh, "get", get)
-    with pytest.raises(Unreachable, match="the same command goes on"):
+    with pytest.raises(RemoteError, match="the link is cut"):
         fetch()
     assert steps.all_steps(HERE) == []
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_what_breaks_off_is_a_lost_machine_only_where_it_does_not_answer(machine, run, fetch, monkeypatch, is_gone):
+    def get(self, name, to, progress):
+        if is_gone:
+            machine.kill()
+        raise MirrorError("it broke off")
+
+    there = fetch.run_there()
+    monkeypatch.setattr(Ssh, "get", get)
+    with pytest.raises(RemoteError) as failed:
+        fetch_run(fetch, there)
+    assert isinstance(failed.value, Unreachable) == is_gone
+    assert ("the same command goes on" in str(failed.value)) == is_gone
+
+
+def test_small_files_that_break_off_are_no_lost_machine_while_it_answers(run, fetch, monkeypatch):
+    def broken(*_):
+        raise Unreachable("the transfer broke off")
+
+    there = fetch.run_there()
+    monkeypatch.setattr(Connection, "rsync", broken)
+    with pytest.raises(RemoteError, match="the transfer broke off") as failed:
+        fetch_run(fetch, there)
+    assert not isinstance(failed.value, Unreachable)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_disk_that_is_full_in_a_pull_is_the_one_here(run, fetch, monkeypatch, small):
+    full = DiskFull("its disk is full") if small else MirrorError("[receiver] write failed: No space left on device")
+    monkeypatch.setattr(Connection if small else Ssh, "rsync" if small else "get",
+                        lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(RemoteError, match=r"the disk of 'outputs/voxformer', here, is full") as failed:
+        fetch()
+    assert not isinstance(failed.value, DiskFull | Unreachable)
+
+
+def fetch_run(fetch, there):
+    return pull(fetch.place, there, HERE, report=fetch.said.append, progress=lambda *_: None)
 
 
 def test_before_the_first_checkpoint_there_are_events_alone(machine, laptop, fetch):
@@ -273,7 +313,7 @@ def test_a_cut_in_mid_pull_leaves_nothing_torn_and_the_same_call_goes_on(tmp_pat
 
         def attempt():
             try:
-                pull(fetch.place, there, HERE, report=fetch.said.append, progress=lambda *_: None)
+                fetch_run(fetch, there)
             except Unreachable as error:
                 failed.append(str(error))
 
@@ -298,7 +338,7 @@ def test_a_cut_in_mid_pull_leaves_nothing_torn_and_the_same_call_goes_on(tmp_pat
 
 def _again(fetch, there):
     try:
-        pull(fetch.place, there, HERE, report=fetch.said.append, progress=lambda *_: None)
+        fetch_run(fetch, there)
     except Unreachable:
         return False
     return True

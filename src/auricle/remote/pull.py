@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from auricle.core.errors import RunFolderError
-from auricle.remote.connection import RemoteError, Unreachable
+from auricle.remote.connection import LOST_SECONDS, DiskFull, RemoteError, Unreachable
 from auricle.remote.look import Run
 from auricle.remote.machine.job import EXIT, JOB, RUNNER, STATE, STOP
 from auricle.remote.place import Place
@@ -54,7 +54,8 @@ def pull(place: Place, run: Run, folder: Path, *, keep: int = KEEP, report: Repo
     """Brings the folder up to date. `keep`: newest checkpoints that stay here, beside the best one.
 
     Raises RunFolderError for a folder of another run, one that is being trained in, and one that was trained in since;
-    Unreachable when the connection breaks: all that came is kept, and the same call goes on.
+    Unreachable when the machine does not answer any more: all that came is kept, and the same call goes on; RemoteError
+    for all else, as a disk that is full here.
     """
     with _opened(place, run, folder) as target:
         _fetch_files(place, run, folder)
@@ -79,7 +80,8 @@ def pull_files(place: Place, run: Run, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(place: Place, run: Run, folder: Path) -> Iterator[Ssh]:
-    """The run's folder there, while the one here is held. What is raised within is told as the machine's."""
+    """The run's folder there, while the one here is held. What breaks off within is Unreachable only where the machine
+    does not answer."""
     connection, path = place.connection, f"{place.folder()}/{run.job.run_folder}"
     target = Ssh(f"{connection.target}:{path}", connection.client(), connection.destination, path)
     try:
@@ -94,8 +96,20 @@ def _opened(place: Place, run: Run, folder: Path) -> Iterator[Ssh]:
             if _read(folder / RUN_JSON) != record:
                 directory.write_text(folder / RUN_JSON, record.decode("utf-8"))
             yield target
-    except MirrorError as error:
-        raise Unreachable(f"{error}; what came over is kept, and the same command goes on") from None
+    except (MirrorError, Unreachable, DiskFull) as error:
+        raise _broken_off(place, folder, error) from None
+
+
+def _broken_off(place: Place, folder: Path, error: MirrorError | RemoteError) -> RemoteError:
+    if isinstance(error, DiskFull) or "No space left" in str(error):  # nothing is written there
+        return RemoteError(f"{place.connection.target}: the disk of '{folder}', here, is full; free some, and the same "
+                           "command goes on")
+    try:
+        place.connection.run(":", timeout=LOST_SECONDS)
+    except RemoteError:
+        return error if isinstance(error, Unreachable) else Unreachable(
+            f"{error}; what came over is kept, and the same command goes on")
+    return RemoteError(str(error))
 
 
 def _fetch_files(place: Place, run: Run, folder: Path) -> None:

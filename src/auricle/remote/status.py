@@ -89,6 +89,9 @@ def rows(machine: Seen) -> list[Row]:
 def _row(machine: Seen, found: Look, run: Run) -> Row:
     state, phase = run.state, found.phase(run)
     values = {name: getattr(state, name) for name in FIGURES} if state else {}
+    if state and _costs_on(found, run):
+        hours = state.hours + found.heartbeat_age(run) / 3600
+        values |= {"hours": hours, "cost": state.price_per_hour and state.price_per_hour * hours}
     if run.exit:
         values |= {"eta_seconds": None, "cost_to_end": None}
     event = found.clock - state.last_event + machine.age_seconds if state and state.last_event else None
@@ -98,6 +101,13 @@ def _row(machine: Seen, found: Look, run: Run) -> Row:
         exit_code=run.exit.code if run.exit else None, reason=run.exit.reason if run.exit else "",
         event_age_seconds=event, heartbeat_age_seconds=found.heartbeat_age(run), session=run.session, log=run.log,
         **{"price_per_hour": run.job.limits.price_per_hour, **values})
+
+
+def _costs_on(found: Look, run: Run) -> bool:
+    """Whether its machine costs and no guard counts. Of runs that have ended, the one that was heard of last speaks for
+    the machine."""
+    ages = [found.heartbeat_age(other) for other in found.runs]
+    return not found.is_guarded(run) and (run.exit is None or found.heartbeat_age(run) == min(ages))
 
 
 def _said(machine: Seen) -> str | None:

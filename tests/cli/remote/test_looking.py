@@ -1,6 +1,7 @@
 """status, list, logs, attach, exec, pull, stop and watch as commands, against SSH servers on this machine."""
 
 import contextlib
+import http.server
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -138,6 +140,14 @@ def test_pull_says_what_came(machine):
         subprocess.run([sys.executable, "-m", "auricle", *verb], capture_output=True, check=True)
 
 
+def test_pull_all_goes_on_after_one_that_cannot_be_pulled(machine):
+    add_run(machine.project("speech"), "apple", exit_code=1)  # failed at once
+    make_run(machine, "zebra")
+    done = remote("pull", machine.address, "--all", code=8)
+    assert done.stdout == "outputs/zebra: step 400, step-000000200, step-000000400 verified\n"
+    assert re.fullmatch(r"error: .*apple has no run.json in .*\n", done.stderr)
+
+
 def test_stop_ends_the_run_and_reminds_of_the_bill(machine):
     project = machine.project("speech")
     add_run(project, budget={"price_per_hour": 0.44})
@@ -197,6 +207,54 @@ def test_watch_once_for_cron(machine):
     shown = remote("watch", "--once").stdout
     assert re.search(rf"failed +voxformer on {machine.address}: failed with code 1: failed: out of memory", shown)
     assert "failed" not in remote("watch", "--once").stdout
+
+
+@contextlib.contextmanager
+def webhook():
+    """A web server. → URL of a hook that is not there and of one that is, what it was sent"""
+    sent = []
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            text = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"]
+            if self.path == "/x":
+                sent.append(text)
+            self.send_response(204 if self.path == "/x" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = f"http://127.0.0.1:{server.server_port}"
+        yield f"{where}/gone {where}/x", sent
+        server.shutdown()
+
+
+def test_a_watch_whose_output_nobody_reads_goes_on(machine, laptop):
+    add_run(machine.project("speech"))
+    with webhook() as (urls, sent):
+        process = subprocess.Popen([*COMMAND, "watch", "--interval", "0.3"], stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, env={**os.environ, "AURICLE_WEBHOOK": urls})
+        try:
+            assert b"watching" in process.stdout.readline()
+            process.stdout.close()
+            add_run(machine.project("speech"), age=30)
+            until(lambda: any("guard is dead" in text for text in sent))
+            machine.kill()
+            until(lambda: any("does not answer" in text for text in sent))
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait()
+
+
+def until(true, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
 
 
 def test_a_watch_ends_quietly_and_shows_no_webhook(machine):

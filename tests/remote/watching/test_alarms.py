@@ -86,7 +86,9 @@ def test_a_webhook_that_fails_or_hangs_hides_neither_the_next_alarm_nor_the_othe
     assert "http://127.0.0.1/…" in said[0]
 
 
-@pytest.mark.parametrize("url", [f"ftp://x/{SECRET}", SECRET, f"https:///{SECRET}"])
+@pytest.mark.parametrize("url", [
+    f"ftp://x/{SECRET}", SECRET, f"https:///{SECRET}", f"https://[x/{SECRET}", f"https://host:port/{SECRET}",
+    f"https://host:70000/{SECRET}"])
 def test_what_is_no_webhook_is_refused_without_being_shown(url):
     with pytest.raises(UsageError) as refused:
         webhook(url)

@@ -10,7 +10,8 @@ import pytest
 
 from auricle.core.errors import UsageError
 from auricle.core.events import EventLog
-from auricle.remote.connection import Unreachable
+from auricle.remote.connection import RemoteError, Unreachable
+from auricle.remote.machine import job
 from auricle.remote.machine.job import Exit
 from auricle.remote.pull import Pulled
 from auricle.remote.watching import memory as memories
@@ -40,9 +41,19 @@ def machine(tmp_path, monkeypatch):
         yield running
 
 
+DEAD = 1e4
+"""Age of the heartbeat of a guard that is dead; one that was written by hand stays fresh for the time of a test."""
+
+
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
     monkeypatch.setattr(watched, "FILES_SECONDS", 0.0)
+    monkeypatch.setattr("auricle.remote.look.STALE_SECONDS", DEAD / 2)
+
+
+@pytest.fixture
+def no_revival(monkeypatch):
+    monkeypatch.setattr(rescue, "REVIVE_SECONDS", 1e9)
 
 
 class Post:
@@ -133,15 +144,15 @@ class TestRounds:
             watching.look()
         assert post.kinds == ["ended"]
 
-    def test_a_dead_guard_is_told_once_and_again_after_it_was_back(self, machine, laptop, post, monkeypatch):
-        monkeypatch.setattr(rescue, "REVIVE_SECONDS", 1e9)
+    @pytest.mark.usefixtures("no_revival")
+    def test_a_dead_guard_is_told_once_and_again_after_it_was_back(self, machine, laptop, post):
         there, project = place(machine, laptop), machine.project("speech")
-        add_run(project, age=40)
+        add_run(project, age=DEAD)
         assert post.once(there) == ["guard"]
         assert post.once(there) == []
         add_run(project)
         assert post.once(there) == ["back"]
-        add_run(project, age=40)
+        add_run(project, age=DEAD)
         assert post.once(there) == ["guard"]
 
     def test_a_machine_that_is_gone_is_told_once_and_its_bill_goes_on(self, machine, laptop, post):
@@ -149,7 +160,9 @@ class TestRounds:
         add_run(machine.project("speech"), step=700, budget={"max_cost": 0.4})
         post.once(there)
         machine.kill()
-        assert post.once(there) == ["lost"]
+        assert post.once(there) == ["lost", "budget"]
+        assert "when it last did: voxformer training at step 700" in post.text("lost")
+        assert "some $0.50 by now, more than max_cost $0.40, if it still runs" in post.text("budget")
         assert post.once(there) == []
 
     def test_one_answer_that_does_not_come_is_no_alarm(self, machine, laptop, post, monkeypatch):
@@ -183,11 +196,11 @@ class TestRounds:
         assert good(HERE) == ["step-000000200", "step-000000300"]
         assert "step-000000400" in post.lines[0]
 
-    def test_without_a_guard_the_cost_is_reckoned_by_the_clock(self, machine, laptop, post, monkeypatch):
-        monkeypatch.setattr(rescue, "REVIVE_SECONDS", 1e9)
-        add_run(machine.project("speech"), age=3600, hours=1.0, budget={"max_cost": 0.9})
+    @pytest.mark.usefixtures("no_revival")
+    def test_without_a_guard_the_cost_is_reckoned_by_the_clock(self, machine, laptop, post):
+        add_run(machine.project("speech"), age=4 * 3600, hours=1.0, budget={"max_cost": 2.0})
         assert post.once(place(machine, laptop)) == ["guard", "budget"]
-        assert "some $1.00 by now, more than max_cost $0.90" in post.text("budget")
+        assert "some $2.50 by now, more than max_cost $2.00, and nobody there ends it" in post.text("budget")
         assert post.once(place(machine, laptop)) == []
 
     def test_a_folder_that_is_not_ours_is_let_be_and_the_other_run_still_comes(self, machine, laptop, post):
@@ -211,82 +224,185 @@ class TestRounds:
         assert memories.read(laptop.folder / memories.FILE).since > time.time() - 60
 
 
-class TestRescue:
-    def test_a_machine_whose_guard_stays_dead_is_told_to_go_on_once(self, machine, laptop, post):
-        project = machine.project("speech")
-        fake(project, 'echo "$@" >> calls; echo "[now] voxformer: goes on"')
-        add_run(project, age=100)
-        there = place(machine, laptop)
-        assert post.once(there) == ["guard", "guard"]
-        assert "told to go on: [now] voxformer: goes on" in str(post.alarms[1])
+class TestCopies:
+    """What happens to the others when one run cannot be copied."""
+
+    def damage(self, run):
+        """→ what mends it"""
+        paths = {path: path.read_bytes() for path in run.glob("checkpoints/step-*/optimizer.safetensors")}
+        for path, content in paths.items():
+            path.write_bytes(content[:-1] + b"!")
+        return lambda: [path.write_bytes(content) for path, content in paths.items()]
+
+    def test_one_that_fails_keeps_no_other_from_it_and_is_an_alarm_when_it_lasts(self, machine, laptop, post):
+        mend = self.damage(make_run(machine, "apple"))
+        zebra, there = make_run(machine, "zebra"), place(machine, laptop)
+        for name in ("apple", "zebra"):
+            add_run(machine.project("speech"), name, events_bytes=9, saved_step=400)
+        told(zebra, "events.jsonl", "alarm", "loss is not finite")
+        assert post.once(there) == ["alarm"]
+        assert good(Path("outputs/zebra")) == ["step-000000200", "step-000000400"]
+        assert "holds no checkpoint that verifies" in post.lines[-2]
+        assert post.once(there) == ["copy"]
+        assert "apple on 127.0.0.1" in post.text("copy")
         assert post.once(there) == []
-        assert (project / "calls").read_text() == "-m auricle remote machine boot\n"
-
-    def test_lost_secrets_are_handed_back_on_stdin_alone(self, machine, laptop):
-        project = machine.project("speech")
-        fake(project, 'echo "$@" >> calls; cat > given; echo "run \'voxformer\' goes on with HF_TOKEN"')
-        add_run(project, secrets=["HF_TOKEN", "WANDB_API_KEY"], runner={"secrets": ["WANDB_API_KEY"]})
-        post = Post(laptop, {"HF_TOKEN": "hf_unique", "WANDB_API_KEY": "w"})
-        there = place(machine, laptop)
-        assert post.once(there) == ["secrets"]
+        mend()
+        assert post.once(there) == ["back"]
         assert post.once(there) == []
-        assert json.loads((project / "given").read_text()) == {"HF_TOKEN": "hf_unique"}
-        assert (project / "calls").read_text() == "-m auricle remote machine secrets voxformer --wait 600\n"
-        assert "hf_unique" not in str(post.alarms) + "".join(post.lines)
-        written = b"".join(path.read_bytes() for path in laptop.root.rglob("*") if path.is_file())
-        assert b"hf_unique" not in written
 
-    def test_secrets_that_are_not_all_here_are_not_handed_over(self, machine, laptop):
-        project = machine.project("speech")
-        fake(project, 'echo "$@" >> calls')
-        add_run(project, secrets=["HF_TOKEN", "WANDB_API_KEY"])
-        assert Post(laptop, {"HF_TOKEN": "hf"}).once(place(machine, laptop)) == []
-        assert not (project / "calls").exists()
+    def test_one_that_fails_is_tried_again_at_once_and_then_after_a_while(self, machine, laptop, post, monkeypatch):
+        tries = []
 
-    @pytest.mark.parametrize(("on_limit", "safe", "expected"), [
-        ("stop", 500, [("7", True)]), ("release", 500, [("7", False)]), ("keep", 500, []), ("release", 400, [])])
-    def test_a_machine_that_cannot_end_itself_is_ended_from_here_once_its_run_is_elsewhere(
-            self, machine, laptop, post, monkeypatch, on_limit, safe, expected):
-        calls = []
-        monkeypatch.setattr(rescue, "provider_of", lambda name, environ: FakeProvider(calls))
-        monkeypatch.setattr(rescue, "HELP_SECONDS", 0.0)
-        laptop.remember(machine.target, provider="vast", id="7", folder=str(machine.project("speech")))
-        add_run(machine.project("speech"), exit_code=75, reason="max_cost", saved_step=500, safe_step=safe,
-                limit="max_cost 1 is reached", budget={"on_limit": on_limit, "max_cost": 1.0})
+        def fail(*_, **__):
+            tries.append(time.monotonic())
+            raise RemoteError("the disk here is full")
+
+        monkeypatch.setattr(watched, "pull", fail)
+        add_run(machine.project("speech"), events_bytes=9, saved_step=400)
+        with remembered(laptop.folder) as memory:
+            watching = post.make(memory)(place(machine, laptop))
+            for _ in range(4):
+                watching.look()
+                watching.carry()
+        assert (len(tries), post.kinds) == (2, ["copy"])
+
+    def test_a_lost_link_ends_the_round_without_a_word(self, machine, laptop, post, monkeypatch):
+        tries = []
+
+        def fail(*_, **__):
+            tries.append(1)
+            raise Unreachable("no answer")
+
+        monkeypatch.setattr(watched, "pull", fail)
+        for name in ("apple", "zebra"):
+            add_run(machine.project("speech"), name, events_bytes=9, saved_step=400)
         there = place(machine, laptop)
-        until(lambda: time.time() > json.loads(
-            (machine.project("speech") / ".auricle/runs/voxformer/exit.json").read_text())["time"] + 0.1)
-        post.once(there)
-        post.once(there)
-        assert calls == expected
+        assert [post.once(there), post.once(there), post.lines] == [[], [], []]
+        assert len(tries) == 2
 
-    def test_a_machine_on_which_another_run_goes_on_is_let_be(self, machine, laptop, post, monkeypatch):
-        calls = []
-        monkeypatch.setattr(rescue, "provider_of", lambda name, environ: FakeProvider(calls))
-        monkeypatch.setattr(rescue, "HELP_SECONDS", 0.0)
+
+class TestAlarms:
+    """Where no copy here has them, and where several machines share one."""
+
+    def test_what_the_guard_of_a_run_without_events_says(self, machine, laptop, post):
+        state = {"events_bytes": 0, "saved_step": None, "safe_step": None}
+        files = add_run(machine.project("speech"), limit="max_hours 2 is reached", alarms=["the disk has 4.9 GB left"],
+                        **state)
+        there = place(machine, laptop)
+        assert post.once(there) == ["alarm", "limit"]
+        beat(files, limit="max_hours 2 is reached", alarms=["the disk has 4.8 GB left", "it hangs"], **state)
+        assert post.once(there) == ["alarm"]
+        assert str(post.alarms[-1]).endswith("it hangs")
+
+    def test_what_it_said_before_its_first_event_is_not_told_again_from_the_copy(self, machine, laptop, post):
+        run, there = make_run(machine), place(machine, laptop)
+        files = job.folder_of(machine.project("speech"), RUN)
+        beat(files, events_bytes=0, alarms=["it hangs"])
+        assert post.once(there) == ["alarm"]
+        add = {"events_bytes": 9, "saved_step": 400, "alarms": ["it hangs"]}
+        (run / "machine.jsonl").unlink()
+        told(run, "machine.jsonl", "alarm", "it hangs")
+        beat(files, **add)
+        assert post.once(there) == []
+        told(run, "machine.jsonl", "alarm", "it hangs")  # an hour later, still
+        beat(files, **{**add, "events_bytes": 10})
+        assert post.once(there) == ["alarm"]
+
+    def test_what_it_says_while_copying_fails(self, machine, laptop, post):
+        make_run(machine)
+        HERE.mkdir(parents=True)
+        (HERE / "notes.txt").write_text("mine")
+        add_run(machine.project("speech"), events_bytes=9, saved_step=400, alarms=["it hangs"])
+        there = place(machine, laptop)
+        assert [post.once(there) for _ in range(4)] == [[], ["copy"], ["alarm"], []]
+
+    def test_of_a_run_that_ended_long_ago_nothing_is_news(self, machine, laptop, post):
+        add_run(machine.project("speech"), age=DEAD, exit_code=0, events_bytes=0, alarms=["it hangs"])
+        with remembered(laptop.folder) as memory:
+            post.make(memory)(place(machine, laptop)).look()
+        assert "alarm" not in post.kinds
+
+    def test_an_alarm_of_a_run_on_two_machines_is_told_once(self, tmp_path, machine, laptop, post):
+        run = make_run(machine)
+        add_run(machine.project("speech"), events_bytes=9, saved_step=400)
+        with host(tmp_path / "other", key_of=machine) as other:
+            add_run(other.project("speech"), events_bytes=0, saved_step=None)
+            both = place(machine, laptop), place(other, laptop)
+            post.once(*both)
+            post.once(*both)
+            told(run, "events.jsonl", "alarm", "loss is not finite")
+            add_run(machine.project("speech"), events_bytes=10, saved_step=400)
+            assert post.once(*both) + post.once(*both) == ["alarm"]
+        assert machine.address in post.text("alarm")
+
+
+class TestBill:
+    """A run has ended, and its guard with it."""
+
+    def ended(self, machine, **budget):
+        return add_run(machine.project("speech"), age=DEAD, exit_code=0, budget={"idle_minutes": 30, **budget})
+
+    def test_a_rented_machine_that_a_limit_was_to_end_is_told_of_once(self, machine, laptop, post):
         laptop.remember(machine.target, provider="vast", id="7", folder=str(machine.project("speech")))
-        add_run(machine.project("speech"), exit_code=75, safe_step=500, limit="reached", budget={"max_cost": 1.0})
-        add_run(machine.project("speech"), "another")
-        post.once(place(machine, laptop))
-        assert calls == []
+        add_run(machine.project("speech"), "older", age=2 * DEAD, exit_code=0, budget={"idle_minutes": 30})
+        self.ended(machine)
+        there = place(machine, laptop)
+        told = post.once(there)
+        assert told.count("guard") == 1
+        assert f"voxformer on {machine.address}: ended: no guard is left there to end the machine, which costs on: " \
+               f"auricle remote release {machine.address}" in post.text("guard")
+        assert post.once(there) == []
+        add_run(machine.project("speech"))
+        assert post.once(there) == ["back"]
+
+    @pytest.mark.parametrize("why", ["it is kept", "no limit", "by hand", "a limit is enforced from here"])
+    def test_of_others_nothing_is_told(self, machine, laptop, post, why):
+        laptop.remember(machine.target, provider="ssh" if why == "by hand" else "vast",
+                        id=None if why == "by hand" else "7", folder=str(machine.project("speech")))
+        budgets = {"it is kept": {"on_limit": "keep"}, "no limit": {"idle_minutes": None}}
+        files = self.ended(machine, **budgets.get(why, {}))
+        if why == "a limit is enforced from here":
+            beat(files, age=DEAD, limit="nothing trained for 30 minutes")
+        assert "guard" not in post.once(place(machine, laptop))
+
+    def test_nothing_is_told_where_another_run_is_watched_over(self, machine, laptop, post):
+        laptop.remember(machine.target, provider="vast", id="7", folder=str(machine.project("speech")))
+        older = add_run(machine.project("speech"), "older", age=2 * DEAD)
+        beat(older, "older")  # and trains
+        self.ended(machine)
+        assert "guard" not in post.once(place(machine, laptop))
 
 
-class FakeProvider:
-    can_stop, billing = True, "Its disk costs."
+@pytest.mark.parametrize("work", ["look", "carry"])
+def test_what_nobody_expected_is_told_once_and_watching_goes_on(machine, laptop, post, monkeypatch, work):
+    """With a job that a newer version wrote, say."""
+    name, tries = {"look": "_judge", "carry": "_copy"}[work], []
+    real = getattr(Watched, name)
 
-    def __init__(self, calls):
-        self._calls = calls
+    def judge(*given):
+        tries.append(1)
+        if len(tries) < 4:
+            raise TypeError("no such key")
+        return real(*given)
 
-    def release(self, machine_id, *, keep_disk):
-        self._calls.append((machine_id, keep_disk))
+    monkeypatch.setattr(Watched, name, judge)
+    files = add_run(machine.project("speech"), events_bytes=1, saved_step=1)
+    with Running(post, laptop, [place(machine, laptop)]):
+        until(lambda: len(tries) > 5)
+        beat(files, age=DEAD)
+        until(lambda: "guard" in post.kinds)
+    assert post.kinds.count("failed") == 1
+    assert f"TypeError: no such key (in {work})" in post.text("failed")
 
 
-def fake(project, script):
-    """An environment whose Python is a shell script."""
-    python = project / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
+def test_one_round_tells_of_what_nobody_expected(machine, laptop, post, monkeypatch):
+    add_run(machine.project("speech"))
+    there = place(machine, laptop)
+    for _ in range(2):  # and again when it had worked meanwhile
+        with monkeypatch.context() as patched:
+            patched.setattr(Watched, "_judge", lambda *_: (_ for _ in ()).throw(TypeError("no such key")))
+            assert (post.once(there), post.once(there)) == (["failed"], [])
+        assert post.once(there) == []
 
 
 class Running:
@@ -324,7 +440,7 @@ def test_a_machine_that_is_killed_is_noticed_and_its_return_too(tmp_path, laptop
             from tests.sshd import serving
             with serving(folder, port=port, environment={"HOME": str(machine.home)}):
                 until(lambda: "back" in post.kinds)
-    assert post.kinds.count("lost") == 1
+                assert post.kinds.count("lost") == 1
 
 
 @pytest.mark.slow
@@ -351,6 +467,7 @@ def black_hole(far, verb):
     subprocess.run(["ip", "-n", far.name, "route", verb, "blackhole", f"{NEAR}/32"], check=True)
 
 
+@pytest.mark.usefixtures("no_revival")
 def test_a_machine_that_hangs_delays_no_other(tmp_path, machine, laptop, post, monkeypatch):
     end, real = threading.Event(), watched.look
 
@@ -361,7 +478,7 @@ def test_a_machine_that_hangs_delays_no_other(tmp_path, machine, laptop, post, m
 
     monkeypatch.setattr(watched, "look", look)
     with host(tmp_path / "other", key_of=machine) as other:
-        add_run(other.project("speech"), age=30)
+        add_run(other.project("speech"), age=DEAD)
         hanging = place(machine, laptop)
         with Running(post, laptop, [hanging, place(other, laptop)]):
             until(lambda: "guard" in post.kinds)
@@ -397,11 +514,12 @@ def test_checkpoints_arrive_as_they_are_saved(machine, laptop, post):
     assert steps.newest(HERE, post.lines.append) == steps.path_of(HERE, 500)
 
 
+@pytest.mark.usefixtures("no_revival")
 def test_machines_that_come_and_go_are_watched_meanwhile(tmp_path, machine, laptop, post, monkeypatch):
     monkeypatch.setattr(watching, "SAVE_SECONDS", 0.2)
     add_run(machine.project("speech"))
     with host(tmp_path / "other", key_of=machine) as other:
-        add_run(other.project("speech"), age=30)
+        add_run(other.project("speech"), age=DEAD)
         places = [place(machine, laptop)]
         with Running(post, laptop, places):
             places.append(place(other, laptop))
@@ -410,4 +528,5 @@ def test_machines_that_come_and_go_are_watched_meanwhile(tmp_path, machine, lapt
             until(lambda: not [thread for thread in threading.enumerate() if gone.connection.target.host in thread.name
                                and str(gone.connection.target.port) in thread.name])
             machine.kill()
-    assert post.kinds == ["guard"]
+            time.sleep(1.0)
+            assert post.kinds == ["guard"]

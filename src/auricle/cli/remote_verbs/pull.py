@@ -8,7 +8,8 @@ import typer
 from auricle.cli.remote_verbs.logs import run_of
 from auricle.cli.remote_verbs.shared import Folder, Jump, One, place_of
 from auricle.cli.remote_verbs.status import RunName
-from auricle.core.errors import UsageError
+from auricle.core.errors import AuricleError, UsageError
+from auricle.remote.connection import Unreachable
 from auricle.remote.place import Place
 
 if TYPE_CHECKING:
@@ -39,8 +40,24 @@ def pull(
     if run is not None:
         raise UsageError(f"--all and --run {run}: one of them")
     place, _ = place_of(words, jump, folder)
-    for each in look(place)[0].runs:
-        _pull(place, each, (to or OUTPUTS) / each.name, keep)
+    _pull_each(place, look(place)[0].runs, to or OUTPUTS, keep)
+
+
+def _pull_each(place: Place, runs: "list[Run]", to: Path, keep: int) -> None:
+    """One that cannot be pulled keeps no other from it, but a machine that does not answer does."""
+    from auricle.cli.console import show_error
+
+    errors: list[AuricleError] = []
+    for each in runs:
+        try:
+            _pull(place, each, to / each.name, keep)
+        except Unreachable:
+            raise
+        except AuricleError as error:
+            show_error(error)
+            errors.append(error)
+    if errors:
+        raise typer.Exit(errors[0].exit_code)
 
 
 def _pull(place: Place, run: "Run", folder: Path, keep: int) -> None:

@@ -1,5 +1,6 @@
 """`auricle remote watch`: follows the runs of machines into a folder here, and raises alarms."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -53,12 +54,13 @@ def watch(
     if not places():
         print(NO_MACHINES)
         return
-    delivery = Delivery(_channels(webhook or [], apprise or []), say)
-    settings = Settings(to=to, environ=os.environ, keep=keep, progress=transferring())
+    tell, progress = _survives(say), _survives(transferring())
+    delivery = Delivery(_channels(webhook or [], apprise or []), tell)
+    settings = Settings(to=to, environ=os.environ, keep=keep, progress=progress)
     with remembered(here().folder) as memory:
 
         def make(place: "Place") -> Watched:
-            return Watched(place, settings, memory, lambda alarm: _show(alarm, delivery), say)
+            return Watched(place, settings, memory, lambda alarm: _show(alarm, delivery), tell)
 
         if once:
             watching.once(places, make)
@@ -76,9 +78,20 @@ def _channels(webhooks: list[str], urls: list[str]) -> "list[Channel]":
     return [channel for channel in found if channel]
 
 
+def _survives(tell: Callable[..., None]) -> Callable[..., None]:
+    """Watching goes on where what it prints can no longer be written: a pipe whose reader is gone, a full disk."""
+
+    def told(*words: object) -> None:
+        with contextlib.suppress(OSError):
+            tell(*words)
+
+    return told
+
+
 def _show(alarm: "Alarm", delivery: "Delivery") -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(alarm.time))}  {alarm.kind:<7}  {alarm}", flush=True)
     delivery.send(str(alarm))
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(alarm.time))}  {alarm.kind:<7}  {alarm}", flush=True)
 
 
 def _until_stopped(work: Callable[[threading.Event], None]) -> None:

@@ -33,7 +33,7 @@ TITLE = "Auricle"
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """What a person should know. `kind`: lost, back, guard, budget, secrets, ended, failed, alarm, limit, machine …"""
+    """What a person should know. `kind`: lost, back, guard, budget, secrets, ended, failed, copy, alarm, limit …"""
 
     machine: str
     kind: str
@@ -88,12 +88,17 @@ def webhook(url: str) -> Channel:
 
     Raises UsageError for what is no URL of one.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        is_one = False
+    if not is_one:
         raise UsageError(f"--webhook {shown(url)}: no URL; expected https://HOST/…")
+    host = urlsplit(url).hostname or ""
 
     def post(text: str) -> None:
-        body, kind = _body(parts.hostname or "", text)
+        body, kind = _body(host, text)
         request = urllib.request.Request(url, data=body, headers={"Content-Type": kind, "User-Agent": "auricle"})
         for wait in (*WAITS, None):
             said, may_pass = _ask(request)
@@ -125,7 +130,10 @@ def shown(url: str) -> str:
     >>> shown("https://hooks.slack.com/services/T0/B0/secret")
     'https://hooks.slack.com/…'
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "…"
     return f"{parts.scheme}://{parts.hostname}/…" if parts.hostname else "…"
 
 

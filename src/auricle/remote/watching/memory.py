@@ -50,6 +50,10 @@ class Memory:
                 held.remove(kind)
         return was
 
+    def holds(self, scope: str, kind: str) -> bool:
+        with self.lock:
+            return kind in self.holding.get(scope, [])
+
     def get(self, scope: str, name: str, default: Any = None) -> Any:
         with self.lock:
             return self.told.get(scope, {}).get(name, default)

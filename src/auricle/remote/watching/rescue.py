@@ -25,11 +25,12 @@ def needs_guard(found: Look, run: Run) -> bool:
     return run.exit is None and found.heartbeat_age(run) > REVIVE_SECONDS
 
 
-def revive(place: Place) -> str:
-    """Goes on with what a restart of the machine, or its memory's end, broke off. → what came of it"""
+def revive(place: Place) -> tuple[bool, str]:
+    """Goes on with what a restart of the machine, or its memory's end, broke off. → (whether it does, what came of it).
+    Raises RemoteError."""
     done = place.auricle(["remote", "machine", "boot"], timeout=BOOT_SECONDS)
     last = done.text.strip().splitlines()[-1:] or [said(done.stderr).removeprefix("error: ") or "it did not say more"]
-    return f"its machine was told to go on: {last[0]}"
+    return done.code == 0, f"its machine was told to go on: {last[0]}"
 
 
 def lost_secrets(run: Run, environ: Mapping[str, str]) -> dict[str, str]:
@@ -41,37 +42,61 @@ def lost_secrets(run: Run, environ: Mapping[str, str]) -> dict[str, str]:
     return found if len(found) == len(lacks) else {}
 
 
-def reconnect(place: Place, run: Run, secrets: Mapping[str, str]) -> str:
-    """Hands secrets over; the run saves, ends and goes on with them. → what came of it"""
+def reconnect(place: Place, run: Run, secrets: Mapping[str, str]) -> tuple[bool, str]:
+    """Hands secrets over; the run saves, ends and goes on with them. → (whether it does, what came of it). Raises
+    RemoteError."""
     words = ["remote", "machine", "secrets", run.name, "--wait", f"{SECRETS_SECONDS:g}"]
     done = place.auricle(words, stdin=json.dumps(dict(secrets)).encode(), timeout=2 * SECRETS_SECONDS)
-    return said(done.text) if done.code == 0 else f"its secrets were not taken: {said(done.stderr)}"
+    if done.code:
+        return False, f"its secrets were not taken: {said(done.stderr)}"
+    return True, said(done.text)
 
 
-def is_overdue(found: Look, run: Run, copied_step: int | None) -> bool:
-    """Whether a limit was reached, all ended, the newest checkpoint is elsewhere, and the machine goes on all the same.
-
-    `copied_step`: of the newest checkpoint that is verified here.
-    """
+def is_overdue(found: Look, run: Run) -> bool:
+    """Whether a limit was reached, all runs ended, and the machine goes on all the same."""
     state, limits = run.state, run.job.limits
     if state is None or run.exit is None or not state.limit or limits.on_limit == "keep":
         return False
-    saved = state.saved_step
-    is_elsewhere = saved is None or max(state.safe_step or -1, -1 if copied_step is None else copied_step) >= saved
-    return (is_elsewhere and all(other.exit for other in found.runs)
-            and found.clock - run.exit.time > HELP_SECONDS)
+    return all(other.exit for other in found.runs) and found.clock - run.exit.time > HELP_SECONDS
 
 
-def end_machine(place: Place, run: Run, environ: Mapping[str, str]) -> tuple[bool, str]:
-    """Stops or releases a machine as `on_limit` says. → (whether it was done, what came of it, or "")"""
+def alone(found: Look, run: Run, copied: Mapping[str, int | None]) -> list[str]:
+    """Names of the runs whose newest checkpoint the machine's disk alone holds, so that `run`'s limit does not end it:
+    of a release every run counts, of a stop this one.
+
+    `copied`: run's key → step of its newest checkpoint that is verified here.
+    """
+    release = run.job.limits.on_limit == "release"
+    return [one.name for one in (found.runs if release else [run])
+            if not _is_elsewhere(one, copied.get(one.key)) or (release and not is_all_told(one))]
+
+
+def _is_elsewhere(run: Run, copied_step: int | None) -> bool:
+    saved, safe = (run.state.saved_step, run.state.safe_step) if run.state else (None, None)
+    return saved is None or max(-1 if step is None else step for step in (safe, copied_step)) >= saved
+
+
+def is_all_told(run: Run) -> bool:
+    """Whether a run has ended and its guard looked since: what it saved after the last heartbeat is not known."""
+    return run.state is not None and run.exit is not None and run.state.time >= run.exit.time
+
+
+def end_machine(place: Place, found: Look, run: Run, copied: Mapping[str, int | None],
+                environ: Mapping[str, str]) -> tuple[bool, str]:
+    """Stops or releases a machine as `on_limit` says. `copied`: see `alone`. → (whether it was done, what came of it,
+    or "")"""
     machine = place.project.machine(place.connection.target)
     if machine.provider == BY_HAND or machine.id is None:
         return False, ""
+    if names := alone(found, run, copied):
+        return False, ("its limit is reached, and the machine is not ended and costs on: it alone holds the newest "
+                       f"checkpoint of {', '.join(names)}")
     keep_disk = run.job.limits.on_limit == "stop"
     try:
         provider = provider_of(machine.provider, environ)
         if keep_disk and not provider.can_stop:
-            return False, ""
+            return False, ("its limit is reached, and its provider can release a machine and not stop it (on_limit is "
+                           f"stop): it goes on and costs. auricle remote release {machine.address}")
         provider.release(machine.id, keep_disk=keep_disk)
     except AuricleError as error:
         return False, f"its limit is reached and it could not be ended from here: {error}"

@@ -42,8 +42,19 @@ def once(places: Places, make: Make) -> list[Watched]:
 
 
 def _round(machine: Watched) -> None:
-    if machine.look():
-        machine.carry()
+    if _safely(machine, machine.look):
+        _safely(machine, machine.carry)
+
+
+def _safely(machine: Watched, work: Callable[[], bool | None]) -> bool | None:
+    """A thread that ends watches no more: what nobody expected is told, and the next round tries again."""
+    try:
+        came = work()
+    except Exception as error:
+        machine.failed(work.__name__, error)
+        return None
+    machine.worked(work.__name__)
+    return came
 
 
 def _start(machine: Watched, interval: float, stopped: threading.Event) -> None:
@@ -51,7 +62,7 @@ def _start(machine: Watched, interval: float, stopped: threading.Event) -> None:
 
     def look() -> None:
         while not stopped.is_set() and not machine.is_ended:
-            if machine.look():
+            if _safely(machine, machine.look):
                 news.set()
             stopped.wait(interval)
 
@@ -59,7 +70,7 @@ def _start(machine: Watched, interval: float, stopped: threading.Event) -> None:
         while not stopped.is_set() and not machine.is_ended:
             if news.wait(1.0):
                 news.clear()
-                machine.carry()
+                _safely(machine, machine.carry)
 
     for work in (look, carry):
         threading.Thread(target=work, name=f"{work.__name__} {machine.machine}", daemon=True).start()
