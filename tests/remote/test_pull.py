@@ -209,6 +209,12 @@ def test_a_disk_that_is_full_in_a_pull_is_the_one_here(run, fetch, monkeypatch, 
     assert not isinstance(failed.value, DiskFull | Unreachable)
 
 
+def test_a_place_that_cannot_be_written_is_a_sentence(run, fetch):
+    HERE.parent.write_text("a file where the folder should be")
+    with pytest.raises(RunFolderError, match=r"'outputs/voxformer': cannot be written \(.*--to"):
+        fetch()
+
+
 def fetch_run(fetch, there):
     return pull(fetch.place, there, HERE, report=fetch.said.append, progress=lambda *_: None)
 

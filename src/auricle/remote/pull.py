@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from auricle.core.errors import RunFolderError
+from auricle.core.errors import AuricleError, RunFolderError
 from auricle.remote.connection import LOST_SECONDS, DiskFull, RemoteError, Unreachable
 from auricle.remote.look import Run
 from auricle.remote.machine.job import EXIT, JOB, RUNNER, STATE, STOP
@@ -53,9 +53,9 @@ class Pulled:
 def pull(place: Place, run: Run, folder: Path, *, keep: int = KEEP, report: Report, progress: Transfer) -> Pulled:
     """Brings the folder up to date. `keep`: newest checkpoints that stay here, beside the best one.
 
-    Raises RunFolderError for a folder of another run, one that is being trained in, and one that was trained in since;
-    Unreachable when the machine does not answer any more: all that came is kept, and the same call goes on; RemoteError
-    for all else, as a disk that is full here.
+    Raises RunFolderError for a folder of another run, one that is being trained in, one that was trained in since, and
+    one that cannot be written; Unreachable when the machine does not answer any more: all that came is kept, and the
+    same call goes on; RemoteError for all else, as a disk that is full here.
     """
     with _opened(place, run, folder) as target:
         _fetch_files(place, run, folder)
@@ -96,14 +96,17 @@ def _opened(place: Place, run: Run, folder: Path) -> Iterator[Ssh]:
             if _read(folder / RUN_JSON) != record:
                 directory.write_text(folder / RUN_JSON, record.decode("utf-8"))
             yield target
-    except (MirrorError, Unreachable, DiskFull) as error:
+    except (MirrorError, Unreachable, DiskFull, OSError) as error:
         raise _broken_off(place, folder, error) from None
 
 
-def _broken_off(place: Place, folder: Path, error: MirrorError | RemoteError) -> RemoteError:
+def _broken_off(place: Place, folder: Path, error: MirrorError | RemoteError | OSError) -> AuricleError:
     if isinstance(error, DiskFull) or "No space left" in str(error):  # nothing is written there
         return RemoteError(f"{place.connection.target}: the disk of '{folder}', here, is full; free some, and the same "
                            "command goes on")
+    if isinstance(error, OSError):
+        return RunFolderError(f"'{folder}': cannot be written ({error.strerror or error}); mend that, or name another "
+                              "place with --to")
     try:
         place.connection.run(":", timeout=LOST_SECONDS)
     except RemoteError:
