@@ -1,4 +1,4 @@
-# Targets: quickstart, test, test-rented, check, fix, soak, benchmarks. Another torch build: make quickstart TORCH="torch==2.12.1 …"
+# Targets: quickstart, test, test-long, check, fix, soak, benchmarks. Another torch build: make quickstart TORCH="torch==2.12.1 …"
 SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= -c constraints-torch.txt torch
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/tiny_journey
 
-.PHONY: quickstart test test-rented check fix benchmarks soak
+.PHONY: quickstart test test-long check fix benchmarks soak
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/auricle train +experiments=tiny_journey
@@ -16,11 +16,11 @@ quickstart: $(VENV)/.quickstart
 
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto -m "not rented"
+	$(BIN)/python -m pytest -n auto -m "not long"
 
-test-rented: export OMP_NUM_THREADS := 1
-test-rented: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto -m rented
+test-long: export OMP_NUM_THREADS := 1
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto -m long
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -112,5 +112,5 @@ def test_every_documented_command_runs(tmp_path):
 
 
 def test_make_test_runs_the_tests_and_the_workflow_runs_make():
-    assert made_by("test") == ['.venv/bin/python -m pytest -n auto -m "not rented"']
+    assert made_by("test") == ['.venv/bin/python -m pytest -n auto -m "not long"']
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ from tests.remote.providers.vast_server import serving_vast
 from tests.speech import write_audio
 from tests.test_documents import PAGES, REMOTE_PAGE, commands_of
 
-pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.rented, pytest.mark.root, pytest.mark.timeout(1200)]
+pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.long, pytest.mark.root, pytest.mark.timeout(1200)]
 VPS = "developer@198.51.100.4:22"
 MACHINES = ("203.0.113.5 22005", "root@203.0.113.7:22115", "203.0.113.8 22116", "root@203.0.113.9:10648")
 """As the page writes them; RunPod rents the second out, and Vast.ai the last."""

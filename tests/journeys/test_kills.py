@@ -26,6 +26,7 @@ KILLS = 200
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_no_instant_to_be_killed_at_costs_a_saved_step_or_a_hand(tmp_path):
     trials, found = Soak(tmp_path, seed=0), Found()

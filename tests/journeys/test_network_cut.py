@@ -8,6 +8,7 @@ from tests.sshd import needs_sshd
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.root
 @needs_namespaces
 @needs_sshd

@@ -17,7 +17,7 @@ from tests.hosts import give_environment, host, needs_hosts
 from tests.journeys.remote import Laptop, There, until
 from tests.paths import ROOT
 
-pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.rented, pytest.mark.root, pytest.mark.timeout(900)]
+pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.long, pytest.mark.root, pytest.mark.timeout(900)]
 SMALL = ("data.datasets.commands.source.utterances=60", "data.datasets.commands.source.dev_utterances=8",
          "data.datasets.commands.source.test_utterances=8", "training.max_steps=100000", "training.save_steps=10",
          "training.logging_steps=1", "training.eval_steps=null")

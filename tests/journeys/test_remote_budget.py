@@ -14,7 +14,7 @@ from tests.journeys.remote import RUN, There, laptop, until
 from tests.remote.providers.api_server import Call, Reply
 from tests.remote.providers.runpod_server import RunpodServer, serving_runpod
 
-pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.rented, pytest.mark.root, pytest.mark.timeout(700)]
+pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.long, pytest.mark.root, pytest.mark.timeout(700)]
 PRICE = 3600.0
 """An hour, so one a second."""
 KEY = "rpa_key-of-the-pod"

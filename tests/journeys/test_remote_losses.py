@@ -12,7 +12,7 @@ from tests.journeys.remote import RUN, There, laptop, until
 from tests.journeys.remote_cut import cut_everything
 from tests.namespaces import needs_namespaces
 
-pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.rented, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.long, pytest.mark.root, pytest.mark.timeout(600)]
 LOST_SECONDS = 30
 PERIOD_SECONDS = 6.0
 OFTEN = ("training.save_steps=null", f"training.save_minutes={PERIOD_SECONDS / 60}")

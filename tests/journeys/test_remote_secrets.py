@@ -12,7 +12,7 @@ from tests.hosts import Host, give_environment, host, needs_hosts
 from tests.journeys.remote import There, laptop, until
 from tests.paths import contents_below
 
-pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.rented, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [*needs_hosts, pytest.mark.slow, pytest.mark.long, pytest.mark.root, pytest.mark.timeout(600)]
 TOKEN = "hf_Sesame7b1e0c94"
 NAMES = ("HF_TOKEN", "WANDB_API_KEY")
 

@@ -139,7 +139,7 @@ def assert_as_alone(first: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_two_machines_train_as_two_processes_and_go_on_after_one_is_gone(machines, alone):
     first, second = machines
@@ -171,7 +171,7 @@ def test_two_machines_train_as_two_processes_and_go_on_after_one_is_gone(machine
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_they_return_together_to_the_best_and_to_the_newest_checkpoint(machines, tmp_path):
     first, second, alone = *machines, machine(tmp_path / "alone")
@@ -189,7 +189,7 @@ def test_they_return_together_to_the_best_and_to_the_newest_checkpoint(machines,
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_what_two_machines_cannot_do_is_said_by_both(machines):
     first, second = machines
@@ -209,7 +209,7 @@ def test_what_two_machines_cannot_do_is_said_by_both(machines):
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_on_a_shared_disk_both_read_the_run_folder_and_may_shard(machines, alone):
     first, _ = machines
@@ -223,7 +223,7 @@ def test_on_a_shared_disk_both_read_the_run_folder_and_may_shard(machines, alone
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_too_little_memory_on_either_and_a_changed_batch_are_settled_together(machines):
     first, second = machines

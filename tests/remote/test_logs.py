@@ -156,7 +156,7 @@ def test_a_connection_that_is_killed_is_mended_in_silence_of_bytes(machine, lapt
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 @pytest.mark.root
 @needs_namespaces
 def test_a_cut_cable_is_waited_out(tmp_path, laptop, monkeypatch):

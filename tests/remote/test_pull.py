@@ -302,7 +302,7 @@ def test_through_a_jump_host(tmp_path, machine, run, laptop, fetch):
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 @pytest.mark.root
 @needs_namespaces
 def test_a_cut_in_mid_pull_leaves_nothing_torn_and_the_same_call_goes_on(tmp_path, laptop, monkeypatch):

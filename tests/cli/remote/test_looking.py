@@ -72,7 +72,7 @@ def test_without_a_machine_there_is_a_hint(laptop):
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 def test_twenty_machines_at_once_one_of_them_gone(tmp_path, laptop, machine):
     with contextlib.ExitStack() as stack:
         others = [stack.enter_context(host(tmp_path / f"m{number}", key_of=machine)) for number in range(19)]

@@ -279,7 +279,7 @@ def test_stop_of_a_run_that_takes_longer_says_so(machine):
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 def test_a_guard_that_is_killed_comes_back(machine):
     machine.launch(machine.job("steps=600", secrets=["HF_TOKEN"]), HF_TOKEN=SECRET)
     machine.wait_for_step(2)
@@ -292,7 +292,7 @@ def test_a_guard_that_is_killed_comes_back(machine):
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 def test_a_run_that_is_killed_with_its_runner_goes_on_with_its_secrets(machine):
     machine.launch(machine.job(secrets=["HF_TOKEN"]), HF_TOKEN=SECRET)
     machine.wait_for_step(7)
@@ -351,7 +351,7 @@ def powered_again(machine: Machine) -> Iterator[Machine]:
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 def test_after_a_power_cut_the_run_goes_on_without_its_secrets_until_they_come_back(machine):
     machine.launch(machine.job(secrets=["HF_TOKEN"], mirror=machine.host.home / "mirror"), HF_TOKEN=SECRET)
     machine.launch(machine.job("steps=3", "pause=0", run="done"))
@@ -388,7 +388,7 @@ def test_after_a_power_cut_the_run_goes_on_without_its_secrets_until_they_come_b
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 def test_a_machine_that_was_started_for_nothing_is_watched(machine):
     """A guard alone: a stopped machine that is started again, and forgotten, costs."""
     machine.launch(machine.job("steps=3", "pause=0", budget=Budget(idle_minutes=0.05)))

@@ -16,7 +16,7 @@ from tests.hosts import host, laptop, needs_hosts, tools, use  # noqa: F401
 from tests.namespaces import far_machine, needs_namespaces
 from tests.pythons import stub_python
 
-pytestmark = [*needs_hosts, needs_namespaces, pytest.mark.slow, pytest.mark.rented]
+pytestmark = [*needs_hosts, needs_namespaces, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture

@@ -388,7 +388,7 @@ def test_sizes_are_short():
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 def test_a_real_python_and_pip(laptop, tmp_path, monkeypatch):  # noqa: F811
     torch = fill_project(laptop.root)
     with host(tmp_path / "pod") as machine:

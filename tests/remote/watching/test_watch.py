@@ -444,7 +444,7 @@ def test_a_machine_that_is_killed_is_noticed_and_its_return_too(tmp_path, laptop
 
 
 @pytest.mark.slow
-@pytest.mark.rented
+@pytest.mark.long
 @pytest.mark.root
 @needs_namespaces
 def test_a_machine_that_falls_silent_is_noticed_within_the_promise(tmp_path, laptop, post, monkeypatch):
