@@ -57,7 +57,7 @@ def test_a_machine_that_dies_is_noticed_and_an_empty_one_goes_on_from_the_mirror
         assert resumed[-1].step == reached
         trained = there.events("train")
         lost = trained[-1].time - max(event.time for event in trained if event.step <= reached)
-        assert lost <= 3 * PERIOD_SECONDS, "a period, the save under way and its upload, on a loaded machine"
+        assert lost <= 2 * PERIOD_SECONDS, "a period, and the save under way"
         until(lambda: second.step() > reached + 20, "it learns there")
         here.remote("stop", *two.words)
         assert not directory.problems(steps.all_steps(second.run)[-1])
@@ -68,6 +68,6 @@ def test_a_link_that_is_cut_in_mid_run_deploy_and_pull_stops_nothing_for_good(tm
     cut = cut_everything(tmp_path, 40.0)
     assert cut.steps_meanwhile > 20, "the run went on"
     assert cut.codes == {"deploy": 8, "pull": 8, "status": 8}, "each verb said that the machine does not answer"
-    assert max(cut.verb_seconds.values()) < LOST_SECONDS + 15, "30 s, and what a loaded machine needs to start Python"
+    assert max(cut.verb_seconds.values()) < LOST_SECONDS
     assert cut.repeated == {"deploy": 0, "pull": 0, "status": 0}
     assert cut.torn == 0
