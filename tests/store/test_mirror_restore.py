@@ -5,7 +5,7 @@ import pytest
 from auricle.core.errors import RunFolderError
 from auricle.store import directory, steps
 from auricle.store.mirror_restore import restore, verified
-from auricle.store.targets import MirrorError, folder
+from auricle.store.targets import BrokenOff, MirrorError, folder
 from tests.mirrored import add_checkpoint, contents, make_run, mirror
 
 
@@ -117,6 +117,22 @@ def test_a_failure_of_the_network_is_not_taken_for_damage(run, there, tmp_path, 
     monkeypatch.setattr(folder.Folder, "get", fail)
     with pytest.raises(MirrorError, match="down"):
         back(there, tmp_path / "new")
+
+
+def test_a_link_that_broke_off_is_not_asked_again(run, there, tmp_path, monkeypatch):
+    asked = []
+
+    def fail(self, name, to, progress):
+        asked.clear()
+        raise BrokenOff("no answer")
+
+    monkeypatch.setattr(folder.Folder, "get", fail)
+    for question in ("held", "problems", "read"):
+        real = getattr(folder.Folder, question)
+        monkeypatch.setattr(folder.Folder, question, lambda *given, real=real: (asked.append(real), real(*given))[1])
+    with pytest.raises(BrokenOff, match="no answer"):
+        back(there, tmp_path / "new")
+    assert asked == [], "each would cost its own time-out"
 
 
 def test_an_empty_place_holds_no_run(tmp_path):

@@ -21,7 +21,7 @@ from auricle.core.errors import AuricleError
 from auricle.remote.project import Project
 from auricle.remote.target import Target
 from auricle.store.targets import Progress
-from auricle.store.targets.parts.rsync import rsync, said
+from auricle.store.targets.parts.rsync import BROKEN_OFF, FAILED, rsync, said
 
 ALIVE_SECONDS, ALIVE_COUNT, CONNECT_SECONDS = 5, 2, 10
 LOST_SECONDS = ALIVE_SECONDS * ALIVE_COUNT + CONNECT_SECONDS
@@ -32,12 +32,8 @@ STALLED_SECONDS = 20
 """rsync gives up when nothing moved for so long."""
 CONFIG, MULTIPLEX = "AURICLE_SSH_CONFIG", "AURICLE_SSH_MULTIPLEX"
 """Environment: another ssh_config file; `no` opens a connection a command (where sockets are not possible: WSL 1)."""
-FAILED = 255
-"""ssh's own exit code."""
 VANISHED = 24
 """rsync's exit code where a file went away after it was listed: the rest went over."""
-BROKEN_OFF = (10, 12, 30, 35, FAILED)
-"""rsync's and ssh's exit codes of a transfer that was cut: a broken pipe, the protocol's end, time-outs, ssh itself."""
 MULTIPLEX_FAILED = re.compile(r"ControlPath|ControlSocket|control socket|mux_client|muxserver|multiplex", re.I)
 OFFENDING = re.compile(r"^Offending .*?key.*? in (.+):\d+\s*$", re.M)
 CHANGED = re.compile(r"^Host key for (\S+) has changed", re.M)

@@ -11,7 +11,7 @@ from auricle.core.errors import RunFolderError
 from auricle.store import directory, steps
 from auricle.store.mirror import BEST, CHECKPOINTS, Report, Transfer, best_of, is_checkpoint, parts_at
 from auricle.store.mirror_target import connect
-from auricle.store.targets import MirrorError, Target
+from auricle.store.targets import BrokenOff, MirrorError, Target
 from auricle.store.targets.parts import transfer
 
 REMOVED = "it was removed"
@@ -112,6 +112,8 @@ def _fetch_one(target: Target, name: str, identity: str, aside: Path, progress: 
         directory.retire(to)
     try:
         target.get(name, to, lambda done: progress(name, done, 0))
+    except BrokenOff:
+        raise
     except MirrorError:
         if name not in target.held():
             return REMOVED

@@ -10,7 +10,7 @@ import pytest
 from auricle.core.errors import CheckpointError, UsageError
 from auricle.store import directory
 from auricle.store.mirror_target import connect
-from auricle.store.targets import MirrorError, folder, remote_file_system, ssh
+from auricle.store.targets import BrokenOff, MirrorError, folder, remote_file_system, ssh
 from tests.mirrored import add_checkpoint, contents, make_run
 from tests.sshd import needs_sshd, serving
 
@@ -184,6 +184,20 @@ def test_a_url_that_names_no_target_is_refused_in_a_sentence(url):
 def test_a_target_that_cannot_be_reached_says_so(url):
     with pytest.raises(MirrorError, match=r"127\.0\.0\.1:1/folder: .*refused|/proc/nothing"):
         connect(url).probe()
+
+
+@needs_sshd
+def test_a_link_that_fails_is_told_from_a_folder_that_does(server, tmp_path, monkeypatch):
+    nowhere = connect("ssh://127.0.0.1:1/folder")
+    for ask in (nowhere.held, lambda: nowhere.read("run.json")):
+        with pytest.raises(BrokenOff):
+            ask()
+    monkeypatch.setenv("AURICLE_SSH_CONFIG", str(server.client_config))
+    there = connect(server.url(tmp_path / "far"))
+    for ask in (there.held, lambda: there.remove(NAME)):
+        with pytest.raises(MirrorError) as failed:
+            ask()
+        assert not isinstance(failed.value, BrokenOff)
 
 
 def test_a_hash_of_the_store_proves_a_copy_without_reading_it_back(checkpoint, monkeypatch):

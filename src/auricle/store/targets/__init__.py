@@ -26,6 +26,10 @@ class MirrorError(AuricleError):
     exit_code = 6
 
 
+class BrokenOff(MirrorError):
+    """No connection, or one that was lost: nothing is known of what is there, and asking again costs a time-out."""
+
+
 class Target(Protocol):
     """Every method raises MirrorError, in a sentence that begins with the URL, for whatever fails at the target."""
 

@@ -19,9 +19,9 @@ import xxhash
 
 from auricle.core.errors import CheckpointError, UsageError
 from auricle.store import directory
-from auricle.store.targets import MirrorError, Progress
+from auricle.store.targets import BrokenOff, MirrorError, Progress
 from auricle.store.targets.parts import transfer
-from auricle.store.targets.parts.rsync import rsync, said
+from auricle.store.targets.parts.rsync import BROKEN_OFF, FAILED, rsync, said
 from auricle.store.targets.parts.urls import without_password
 
 SUMS = "SHA256SUMS"
@@ -155,7 +155,8 @@ class Ssh:
 
     def _check(self, done: subprocess.CompletedProcess[bytes]) -> None:
         if done.returncode:
-            raise MirrorError(f"{self.url}: {said(done.stderr) or 'ssh failed'} (code {done.returncode})")
+            error = BrokenOff if done.returncode == FAILED else MirrorError
+            raise error(f"{self.url}: {said(done.stderr) or 'ssh failed'} (code {done.returncode})")
 
     def _shell(self, script: str) -> subprocess.CompletedProcess[bytes]:
         command = [*self._client, "--", self._host, script]
@@ -175,7 +176,8 @@ class Ssh:
         except FileNotFoundError:
             raise MirrorError(f"{self.url}: needs 'rsync', which is not installed here") from None
         if ran.code:
-            raise MirrorError(f"{self.url}: {said(ran.errors) or 'rsync failed'} (code {ran.code})")
+            error = BrokenOff if ran.code in BROKEN_OFF else MirrorError
+            raise error(f"{self.url}: {said(ran.errors) or 'rsync failed'} (code {ran.code})")
 
 
 def _sums(folder: Path) -> str:

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 from auricle.store.targets import Progress
 
+FAILED = 255
+"""ssh's own exit code."""
+BROKEN_OFF = (10, 12, 30, 35, FAILED)
+"""rsync's and ssh's exit codes of a transfer that was cut: a broken pipe, the protocol's end, time-outs, ssh itself."""
+
 
 @dataclass(frozen=True)
 class Ran:
