@@ -112,12 +112,11 @@ def test_a_host_key_that_changed_is_refused_and_the_pin_stays(way, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["the project's", "the user's own"])
-@pytest.mark.parametrize("whose", ["the machine's", "a jump's"])
-def test_what_is_said_to_forget_a_host_key_does_so(machines, tmp_path, monkeypatch, where, whose):
+@pytest.mark.parametrize(("whose", "kept"), [("the machine's", "yes"), ("a jump's", "yes"), ("a jump's", "no")])
+def test_what_is_said_to_forget_a_host_key_does_so(machines, tmp_path, monkeypatch, where, whose, kept):
     vps, pod = machines
     use(monkeypatch, vps)
-    if whose == "a jump's":
-        monkeypatch.setenv(MULTIPLEX, "no")  # what a jump says is heard without a connection that stays
+    monkeypatch.setenv(MULTIPLEX, kept)
     home = tmp_path / "it's me"
     (home / ".ssh").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
@@ -146,12 +145,58 @@ def test_a_key_that_is_not_known_there_is_refused(machines, tmp_path, monkeypatc
             Connection(stranger.target, Project(tmp_path)).run("true")
 
 
-def test_a_jump_that_refuses_is_told_as_such(machines, tmp_path, monkeypatch):
+@pytest.fixture(params=["yes", "no"])
+def kept(request, monkeypatch):
+    """With a connection that stays, and without."""
+    monkeypatch.setenv(MULTIPLEX, request.param)
+    return request.param
+
+
+def ask(connection):
+    connection.run("true")
+
+
+def move(connection):
+    connection.rsync(["/dev/null", connection.remote("/tmp/")])
+
+
+@pytest.mark.parametrize("do", [ask, move])
+def test_a_jump_that_does_not_listen_is_told_as_such(kept, machines, tmp_path, monkeypatch, do):
     vps, pod = machines
     use(monkeypatch, vps)
     target = replace(pod.target, jump=replace(vps.target, port=1))
-    with pytest.raises(Unreachable):
-        Connection(target, Project(tmp_path)).run("true")
+    with pytest.raises(Unreachable, match=rf"nothing listens on port 1 of {vps.target.host}; |broke off .*refused"):
+        do(Connection(target, Project(tmp_path)))
+
+
+def test_a_machine_that_does_not_listen_is_told_from_its_jump(kept, machines, tmp_path, monkeypatch):
+    vps, pod = machines
+    use(monkeypatch, vps)
+    why = r" \(Connection refused\)" if kept == "yes" else ""
+    with pytest.raises(Unreachable, match=f"its jump host is there and does not reach it{why}; .*provider's console"):
+        Connection(replace(pod.target, port=1, jump=vps.target), Project(tmp_path)).run("true")
+
+
+@pytest.mark.parametrize("do", [ask, move])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_jump_that_does_not_know_the_key_is_told_as_such(kept, machines, tmp_path, monkeypatch, do, depth):
+    vps, pod = machines
+    with host(tmp_path / "stranger") as stranger:
+        config, ours = tmp_path / "config", vps.server.client_config
+        config.write_text(ours.read_text() + f"Host {stranger.server.address}\n  User root\n")
+        monkeypatch.setenv(CONFIG, str(config))
+        jump = stranger.target if depth == 1 else replace(vps.target, jump=stranger.target)
+        with pytest.raises(Refused, match=rf"{pod.server.address}.*: refused your key \(.*Permission denied"):
+            do(Connection(replace(pod.target, jump=jump), Project(tmp_path)))
+
+
+def test_what_a_jump_said_once_is_not_said_again(machines, tmp_path, monkeypatch):
+    vps, pod = machines
+    use(monkeypatch, vps)
+    connection = Connection(replace(pod.target, port=1, jump=vps.target), Project(tmp_path))
+    connection._jump_log.write_text("Permission denied (publickey)\n")
+    with pytest.raises(Unreachable, match="does not reach it"):
+        connection.run("true")
 
 
 def test_a_wrong_port_says_what_to_look_at(machines, tmp_path, monkeypatch):

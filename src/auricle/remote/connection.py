@@ -38,6 +38,9 @@ MULTIPLEX_FAILED = re.compile(r"ControlPath|ControlSocket|control socket|mux_cli
 OFFENDING = re.compile(r"^Offending .*?key.*? in (.+):\d+\s*$", re.M)
 CHANGED = re.compile(r"^Host key for (\S+) has changed", re.M)
 """Where ssh found the key that is not the machine's, and for which host."""
+CLOSED_PORT = re.compile(r"connect to host (\S+) port (\d+): Connection refused")
+NOT_FORWARDED = re.compile(r"open failed: (?:connect failed: )?(.+?)\s*$", re.M)
+"""Why a jump does not reach the next hop."""
 PROGRESS = re.compile(r" *\d+ +\d+% ")
 """How rsync's lines of progress begin."""
 
@@ -85,12 +88,33 @@ class Connection:
 
     def client(self) -> list[str]:
         """The words of an ssh command line up to where the host stands (as rsync's `-e` and mirrors take them)."""
-        words = [*_words(self.target, self._known_hosts, is_new=self._is_new), *_proxy(self.target, self._known_hosts)]
-        if self._sockets:
-            way = hashlib.sha256(shlex.join([*words, self.destination]).encode()).hexdigest()[:20]
-            words += _options({"ControlMaster": "auto", "ControlPath": f"{self._sockets}/{way}",
-                               "ControlPersist": str(PERSIST_SECONDS)})
-        return words
+        words = _words(self.target, self._known_hosts, is_new=self._is_new)
+        if self._socket is None:
+            return [*words, *_proxy(self.target, self._known_hosts)]
+        return [*words, *_proxy(self.target, self._known_hosts, self._jump_log), *_options({
+            "ControlMaster": "auto", "ControlPath": str(self._socket), "ControlPersist": str(PERSIST_SECONDS)})]
+
+    @property
+    def _socket(self) -> Path | None:
+        """Of the connection that stays: another one for another way to the machine."""
+        if self._sockets is None:
+            return None
+        way = [*_words(self.target, self._known_hosts, is_new=self._is_new), *_proxy(self.target, self._known_hosts)]
+        return self._sockets / hashlib.sha256(shlex.join([*way, self.destination]).encode()).hexdigest()[:20]
+
+    @property
+    def _jump_log(self) -> Path | None:
+        """What jumps say where a connection stays: ssh would let nobody hear it."""
+        return self._socket.with_suffix(".jump") if self._socket and self.target.jump else None
+
+    def _clear_jump_log(self) -> None:
+        if self._jump_log:
+            self._jump_log.unlink(missing_ok=True)
+
+    def _said_by_jumps(self) -> str:
+        with contextlib.suppress(OSError):
+            return self._jump_log.read_text(errors="replace") if self._jump_log else ""
+        return ""
 
     @property
     def destination(self) -> str:
@@ -99,12 +123,13 @@ class Connection:
 
     def run(self, script: str, *, stdin: bytes = b"", timeout: float | None = None) -> Done:
         """Runs a shell script there. Its exit code is the caller's to judge. Raises Unreachable, Refused."""
+        self._clear_jump_log()
         done = self._ssh([*self.client(), "--", self.destination, script], stdin, timeout)
         if done.code == FAILED and self._sockets and MULTIPLEX_FAILED.search(done.stderr):
             self._sockets = None
             done = self._ssh([*self.client(), "--", self.destination, script], stdin, timeout)
         if done.code == FAILED:
-            raise explained(self.target, done.stderr)
+            raise explained(self.target, self._said_by_jumps() + done.stderr)
         return done
 
     def check(self, script: str, *, stdin: bytes = b"", timeout: float | None = None) -> str:
@@ -133,12 +158,13 @@ class Connection:
         Raises Unreachable (what went over so far is kept, and the same call goes on), RemoteError for a full disk or
         a refused write there.
         """
+        self._clear_jump_log()
         try:
             ran = rsync(self.client(), arguments, STALLED_SECONDS, progress)
         except FileNotFoundError:
             raise self._missing("rsync") from None
         if ran.code not in (0, VANISHED):
-            raise _rsync_failed(self.target, ran.errors, ran.code)
+            raise _rsync_failed(self.target, self._said_by_jumps() + ran.errors, ran.code)
         shown = (line.rpartition("\r")[2] for line in ran.printed.decode(errors="replace").split("\n"))
         return "\n".join(line for line in shown if not PROGRESS.match(line))
 
@@ -177,31 +203,35 @@ class Connection:
                            "install openssh-client rsync)")
 
 
-def _words(target: Target, known_hosts: Path, *, is_new: bool = False) -> list[str]:
-    """ssh's words for one hop: nothing that prompts, nothing that hangs."""
+def _words(target: Target, known_hosts: Path, *, is_new: bool = False, log: Path | None = None) -> list[str]:
+    """ssh's words for one hop: nothing that prompts, nothing that hangs. `log`: instead of standard error."""
     config = os.environ.get(CONFIG)
     pins = [known_hosts, *([] if is_new else [Path("~/.ssh/known_hosts").expanduser()])]
     files = " ".join(f'"{path}"' for path in pins)
     options = {
         "BatchMode": "yes", "ConnectTimeout": str(CONNECT_SECONDS), "ConnectionAttempts": "1",
         "ServerAliveInterval": str(ALIVE_SECONDS), "ServerAliveCountMax": str(ALIVE_COUNT), "TCPKeepAlive": "yes",
-        "StrictHostKeyChecking": "accept-new", "UserKnownHostsFile": files, "LogLevel": "ERROR",
+        "StrictHostKeyChecking": "accept-new", "UserKnownHostsFile": files, "LogLevel": "INFO" if log else "ERROR",
         "PasswordAuthentication": "no", "KbdInteractiveAuthentication": "no",
     }
-    return ["ssh", *(["-F", config] if config else []), *(["-p", str(target.port)] if target.port else []),
-            *_options(options)]
+    return ["ssh", *(["-E", str(log)] if log else []), *(["-F", config] if config else []),
+            *(["-p", str(target.port)] if target.port else []), *_options(options)]
 
 
 def _options(options: dict[str, str]) -> list[str]:
     return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 
 
-def _proxy(target: Target, known_hosts: Path) -> list[str]:
-    """The jump as a command of our own: with ProxyJump, ssh would apply none of our options to it."""
+def _proxy(target: Target, known_hosts: Path, log: Path | None = None) -> list[str]:
+    """The jump as a command of our own: with ProxyJump, ssh would apply none of our options to it.
+
+    `log`: gets what the jumps say, instead of standard error.
+    """
     if target.jump is None:
         return []
     jump = target.jump
-    way = [*_words(jump, known_hosts), *_proxy(jump, known_hosts), "-W", "[%h]:%p", "--", f"{jump.login}{jump.host}"]
+    way = [*_words(jump, known_hosts, log=log), *_proxy(jump, known_hosts, log), "-W", "[%h]:%p", "--",
+           f"{jump.login}{jump.host}"]
     # ssh expands %h and %p in what stands here, also in a proxy's proxy: there they are doubled
     command = shlex.join(word if word == "[%h]:%p" else word.replace("%", "%%") for word in way)
     return _options({"ProxyCommand": command})
@@ -256,9 +286,17 @@ def explained(target: Target, printed: str) -> RemoteError:
             f"root@{target.host}")
     if "could not resolve hostname" in low:
         return Unreachable(f"{where}: no such host name ({said(printed)}); compare it with your provider's console")
-    if "connection refused" in low:
+    if "stdio forwarding failed" in low:
+        why = NOT_FORWARDED.search(printed)
         return Unreachable(
-            f"{where}: nothing listens on port {target.port or 22}; providers give each machine a port of its own, and "
+            f"{where}: its jump host is there and does not reach it{f' ({why[1]})' if why else ''}; is the machine "
+            "running, and are its address and port those in your provider's console, where both may change with a "
+            "restart?")
+    if "connection refused" in low:
+        hop = CLOSED_PORT.search(printed)
+        port = f"{hop[2]} of {hop[1]}" if hop and target.jump else target.port or 22
+        return Unreachable(
+            f"{where}: nothing listens on port {port}; providers give each machine a port of its own, and "
             "a new one after a restart: compare it with your provider's console. A machine that just started needs a "
             "minute")
     if "permissions" in low and "too open" in low:
