@@ -7,6 +7,7 @@ first contact in the project's known_hosts. Every failure is one sentence that s
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -97,10 +98,12 @@ class Connection:
     @property
     def _socket(self) -> Path | None:
         """Of the connection that stays: another one for another way to the machine."""
-        if self._sockets is None:
-            return None
-        way = [*_words(self.target, self._known_hosts, is_new=self._is_new), *_proxy(self.target, self._known_hosts)]
-        return self._sockets / hashlib.sha256(shlex.join([*way, self.destination]).encode()).hexdigest()[:20]
+        return self._sockets / self._way if self._sockets else None
+
+    @functools.cached_property
+    def _way(self) -> str:
+        words = [*_words(self.target, self._known_hosts, is_new=self._is_new), *_proxy(self.target, self._known_hosts)]
+        return hashlib.sha256(shlex.join([*words, self.destination]).encode()).hexdigest()[:20]
 
     @property
     def _jump_log(self) -> Path | None:

@@ -42,6 +42,7 @@ def watch(
     Machines that are lost and come back, runs that end or fail, limits, dead guards, whatever the runs warn of.
     """
     from auricle.cli.console import say, transferring
+    from auricle.remote.machine.journal import quiet
     from auricle.remote.project import here
     from auricle.remote.watching import watch as watching
     from auricle.remote.watching.alarms import Delivery
@@ -54,7 +55,7 @@ def watch(
     if not places():
         print(NO_MACHINES)
         return
-    tell, progress = _survives(say), _survives(transferring())
+    tell, progress = quiet(say), quiet(transferring())
     delivery = Delivery(_channels(webhook or [], apprise or []), tell)
     settings = Settings(to=to, environ=os.environ, keep=keep, progress=progress)
     with remembered(here().folder) as memory:
@@ -76,16 +77,6 @@ def _channels(webhooks: list[str], urls: list[str]) -> "list[Channel]":
 
     found = [alarms.desktop(), *map(alarms.webhook, webhooks), alarms.apprise(urls) if urls else None]
     return [channel for channel in found if channel]
-
-
-def _survives(tell: Callable[..., None]) -> Callable[..., None]:
-    """Watching goes on where what it prints can no longer be written: a pipe whose reader is gone, a full disk."""
-
-    def told(*words: object) -> None:
-        with contextlib.suppress(OSError):
-            tell(*words)
-
-    return told
 
 
 def _show(alarm: "Alarm", delivery: "Delivery") -> None:

@@ -11,7 +11,7 @@ import psutil
 from auricle.core.errors import RunFolderError, UsageError, nearest
 from auricle.core.events import Newest
 from auricle.remote.machine import launch, views
-from auricle.remote.machine.job import EXIT, JOB, STOP, Exit, Job, Runner, Stop, folder_of
+from auricle.remote.machine.job import AGAIN, EXIT, JOB, STOP, Exit, Job, Runner, Stop, folder_of
 from auricle.remote.machine.processes import ask_run_to_end, jobs, runner_of, secrets_of, trains
 from auricle.remote.machine.starting import comes_true
 
@@ -19,8 +19,6 @@ SAVING_SECONDS = 90.0
 """While `start` waits for its answer."""
 TRAINER_SECONDS = 10.0
 """A runner is without a trainer for less than this."""
-STOPPED = 75
-"""As the trainer says it: the same command goes on."""
 
 
 def find(project: Path, run: str) -> tuple[Path, Job]:
@@ -54,7 +52,7 @@ def _end(project: Path, folder: Path, job: Job, seconds: float) -> None:
 def _stands(project: Path, folder: Path, job: Job) -> dict[str, Any]:
     newest, end = Newest(project / job.run_folder / "events.jsonl"), Exit.read(folder / EXIT)
     newest.update()
-    return {"run": job.run, "code": end.code if end else STOPPED, "reason": end.reason if end else "has no process",
+    return {"run": job.run, "code": end.code if end else AGAIN, "reason": end.reason if end else "has no process",
             "step": views.figures(newest)["step"],
             "saved_step": views.mirrored(project / job.run_folder, 0.0).saved_step}
 

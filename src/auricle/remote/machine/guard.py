@@ -23,6 +23,7 @@ from auricle.remote.machine.alarms import Alarms
 from auricle.remote.machine.budget import Copied, Move, Seen
 from auricle.remote.machine.ender import Ender
 from auricle.remote.machine.job import (
+    AGAIN,
     EXIT,
     GUARD_LOCK,
     HEARTBEAT_SECONDS,
@@ -151,7 +152,7 @@ class Guard:
             return "lost" if alone > LOST_SECONDS else "starting"
         if not self._is_mirrored(mirror):
             return "saving elsewhere"
-        return "ended" if end.code in (0, 75) else "failed"
+        return "ended" if end.is_well else "failed"
 
     def _has_begun(self) -> bool:
         """Whether the newest start of the trainer has made a step."""
@@ -189,7 +190,7 @@ class Guard:
         self._killing_since = now if self._killing_since is None else self._killing_since
         processes.kill_trainer(self.project, self.folder, self.job)
         if now - self._killing_since >= RUNNER_SECONDS and processes.kill_runner(self.folder):
-            end = Exit(code=75, time=self.clocks.wall(),
+            end = Exit(code=AGAIN, time=self.clocks.wall(),
                        reason=f"killed with its runner, which hung ({self._limit}); the same start goes on")
             with contextlib.suppress(OSError):
                 end.write(self.folder / EXIT)

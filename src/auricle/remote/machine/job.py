@@ -24,11 +24,15 @@ from typing import Any, Literal, Self
 
 import xxhash
 
+from auricle.core.errors import Preempted
+
 RUNS = ".auricle/runs"
 JOB, RUNNER, EXIT, STOP, STATE = "job.json", "runner.json", "exit.json", "stop.json", "state.json"
 MEMORY = "guard.json"
 CONSOLE, GUARD_LOG, GUARD_LOCK, LAUNCH_LOCK = "console.log", "guard.log", "guard.lock", "launch.lock"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+AGAIN = Preempted.exit_code
+"""Exit code of a run that was stopped or broken from outside, with all saved: the same start goes on with it."""
 HEARTBEAT_SECONDS = 2.0
 STALE_SECONDS = 20.0
 """A heartbeat older than this is of a guard that is dead."""
@@ -150,6 +154,11 @@ class Exit(Record):
     code: int
     reason: str
     time: float
+
+    @property
+    def is_well(self) -> bool:
+        """Done, or stopped with all saved."""
+        return self.code in (0, AGAIN)
 
 
 @dataclass(frozen=True, kw_only=True)

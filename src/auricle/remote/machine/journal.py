@@ -13,11 +13,11 @@ from auricle.core.events import EventLog
 from auricle.remote.machine.job import MACHINE_EVENTS
 
 
-def quiet(report: Callable[[str], None]) -> Callable[[str], None]:
-    """A report whose log is on a full disk stops nothing."""
-    def tell(sentence: str) -> None:
+def quiet(report: Callable[..., None]) -> Callable[..., None]:
+    """A report that cannot be written (a full disk, a pipe whose reader is gone) stops nothing."""
+    def tell(*words: object) -> None:
         with contextlib.suppress(OSError):
-            report(sentence)
+            report(*words)
 
     return tell
 

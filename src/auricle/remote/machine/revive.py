@@ -7,12 +7,9 @@ from pathlib import Path
 
 from auricle.core.errors import AuricleError
 from auricle.remote.machine import launch
-from auricle.remote.machine.job import EXIT, GUARD_LOCK, STOP, Exit, Job
+from auricle.remote.machine.job import AGAIN, EXIT, GUARD_LOCK, STOP, Exit, Job
 from auricle.remote.machine.journal import quiet
 from auricle.remote.machine.processes import holder, jobs, trains
-
-BROKEN_OFF = 75
-"""A run that the machine's own end stopped; one that a person or a limit stopped has a stop.json."""
 
 
 def boot(project: Path, report: Callable[[str], None]) -> None:
@@ -46,5 +43,6 @@ def _go_on(project: Path, folder: Path, job: Job, report: Callable[[str], None])
 
 
 def _was_broken_off(folder: Path) -> bool:
+    """By the machine's own end: a run that a person or a limit stopped has a stop.json."""
     end = Exit.read(folder / EXIT)
-    return not (folder / STOP).exists() and (end is None or end.code == BROKEN_OFF)
+    return not (folder / STOP).exists() and (end is None or end.code == AGAIN)

@@ -20,13 +20,23 @@ from pathlib import Path
 
 from auricle.core.events import Newest
 from auricle.remote.machine.console import Console
-from auricle.remote.machine.job import CONSOLE, EXIT, GUARD_LOCK, RUNNER, STOP, Exit, Job, Runner, Stop, session_of
+from auricle.remote.machine.job import (
+    AGAIN,
+    CONSOLE,
+    EXIT,
+    GUARD_LOCK,
+    RUNNER,
+    STOP,
+    Exit,
+    Job,
+    Runner,
+    Stop,
+    session_of,
+)
 from auricle.remote.machine.processes import holder
 from auricle.remote.machine.starting import start_guard
 from auricle.store.run_lock import boot_id
 
-AGAIN = 75
-"""Exit code of a trainer that was stopped or broken from outside, with all saved."""
 ENDED_BY_REQUEST = (AGAIN, -signal.SIGTERM, -signal.SIGINT, -signal.SIGKILL, 128 + signal.SIGTERM,
                     128 + signal.SIGINT)
 """A trainer that is asked before it can listen, or twice, ends by the signal itself; one that does not end is killed.

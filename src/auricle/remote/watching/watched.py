@@ -33,8 +33,6 @@ FILES_SECONDS, BLIND_SECONDS = 10.0, 30.0
 RETRY_SECONDS = 300.0
 """What failed is tried again after this."""
 NEVER_SEEN = "never seen"
-WELL = (0, 75)
-"""Exit codes of runs that ended as they should."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +127,7 @@ class Watched:
         if before != now:
             self.memory.note(scope, exit=now)
             if run.exit and (before != NEVER_SEEN or run.exit.time > self._since):
-                well = run.exit.code in WELL
+                well = run.exit.is_well
                 what = "ended" if well else f"failed with code {run.exit.code}"
                 self._alarm("ended" if well else "failed", f"{what}: {run.exit.reason}{_progress(run)}", run)
         self._hear(found, run)
