@@ -358,6 +358,7 @@ def test_after_a_power_cut_the_run_goes_on_without_its_secrets_until_they_come_b
     machine.launch(machine.job(run="stopped"))
     wait_for(lambda: (machine.folder.parent / "stopped" / "state.json").exists())
     assert machine.machine("stop", "stopped").code == 0
+    wait_for(lambda: (machine.folder.parent / "done" / "exit.json").exists())
     machine.wait_for_step(12)
     machine.host.kill()
     saved = newest_step(machine.run_folder)
